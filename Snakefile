@@ -1,0 +1,29 @@
+"""train once on image-caption pairs, then retrieve any modality from any modality
+
+IN:  config/*.yaml, data/openclipart/pictures.parquet
+OUT: results/tables, results/figures, results/report.html
+"""
+
+from snakemake.utils import min_version, validate
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+validate(config, "workflow/schemas/config.schema.json")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/model.smk"
+include: "workflow/rules/retrieval.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    """Everything that config.yaml asks for"""
+    default_target: True
+    input:
+        f"{R}/report.html",

@@ -1,0 +1,85 @@
+"""open_clip's CustomTextCLIP over a timm image tower and a Hugging Face text tower.
+
+Torch and open_clip are imported on use: the config is read by processes that need neither.
+"""
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gcl.config import Backbone
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def build(backbone: Backbone, data: Path) -> "nn.Module":
+    """Build the model with pretrained towers and fresh heads, in eval mode.
+
+    Raises:
+        ValueError: a weight file doesn't fit its tower; says which tensors.
+    """
+    from open_clip.model import CustomTextCLIP
+    from safetensors.torch import load_file
+
+    config: dict[str, Any] = copy.deepcopy(backbone.model_cfg)
+    config["text_cfg"]["hf_model_name"] = str((data / backbone.weights["text_config"]).parent)
+    model = CustomTextCLIP(**config)
+    image = data / backbone.weights["image"]
+    load_in_order(model.visual.trunk, load_untrusted(image), str(image))
+    text = data / backbone.weights["text"]
+    load_by_name(model.text.transformer, load_file(text), str(text))
+    return model.eval()
+
+
+def load_untrusted(path: Path) -> "dict[str, Tensor]":
+    """Read a state dict without unpickling objects."""
+    import torch
+
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def load_in_order(module: "nn.Module", state: "dict[str, Tensor]", name: str) -> None:
+    """Load a classifier's state dict whose keys are named otherwise but come in the same order.
+
+    Counters of batch norm and the classifier, the last two tensors, are left out.
+    """
+    theirs = [(k, v) for k, v in state.items() if not k.endswith("num_batches_tracked")]
+    ours = [k for k in module.state_dict() if not k.endswith("num_batches_tracked")]
+    theirs = theirs[: len(theirs) - 2]
+    shapes = module.state_dict()
+    wrong = [f"{o} {tuple(shapes[o].shape)} <- {k} {tuple(v.shape)}" for o, (k, v) in zip(ours, theirs, strict=False) if shapes[o].shape != v.shape]
+    if len(theirs) != len(ours) or wrong:
+        raise ValueError(f"{name} holds {len(theirs)} tensors, the tower {len(ours)}; first that differ: {wrong[:3]}")
+    module.load_state_dict({o: v for o, (_, v) in zip(ours, theirs, strict=True)}, strict=False)
+
+
+def load_by_name(module: "nn.Module", state: "dict[str, Tensor]", name: str) -> None:
+    """Load by name; the file may hold more (a pooler, position ids) but must not lack anything."""
+    result = module.load_state_dict(state, strict=False)
+    extra = [k for k in result.unexpected_keys if not k.startswith("pooler.") and not k.endswith("position_ids")]
+    if result.missing_keys or extra:
+        raise ValueError(f"{name} doesn't fit: missing {result.missing_keys[:3]}, unknown {extra[:3]}")
+
+
+def towers(model: "nn.Module") -> "dict[str, nn.Module]":
+    """Return the frozen parts: pixels -> (B, 1280), token ids -> (B, 384)."""
+    from torch import nn
+
+    class TextTower(nn.Module):
+        def __init__(self, text: Any) -> None:
+            super().__init__()
+            self.transformer, self.pooler, self.pad = text.transformer, text.pooler, text.config.pad_token_id
+
+        def forward(self, ids: "Tensor") -> "Tensor":
+            mask = (ids != self.pad).long()
+            pooled: Tensor = self.pooler(self.transformer(input_ids=ids, attention_mask=mask), mask)
+            return pooled
+
+    return {"image": model.visual.trunk, "text": TextTower(model.text)}
+
+
+def encoders(model: "nn.Module") -> "dict[str, nn.Module]":
+    """Return tower and head as one module per modality."""
+    return {"image": model.visual, "text": model.text}  # type: ignore[dict-item]

@@ -1,0 +1,21 @@
+"""Bootstrap intervals over queries."""
+
+import numpy as np
+
+from gcl.fusion import Floats
+
+LEVEL = 0.95
+
+
+def resample_counts(n: int, resamples: int) -> Floats:
+    """Return (resamples, n) float32: how often each of n queries is drawn; the same for every n alike."""
+    generator = np.random.default_rng(0)
+    draws = generator.integers(0, n, (resamples, n))
+    return np.stack([np.bincount(row, minlength=n) for row in draws]).astype(np.float32)
+
+
+def interval(values: Floats, counts: Floats) -> tuple[Floats, Floats]:
+    """Return the percentile interval of the mean of each column of (n, m) values."""
+    means = counts @ values / values.shape[0]  # (resamples, m)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high

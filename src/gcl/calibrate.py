@@ -1,0 +1,99 @@
+"""Training-free calibration of retrieval scores, with statistics of training pairs only.
+
+center     subtracts each modality's mean from the unit tower outputs, renormalises, then fuses
+zscore     standardises a score by the mean and deviation it has over mismatched training pairs of the
+           same query and candidate modality
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gcl.fusion import Floats, fuse, unit
+
+MODALITIES = ("image", "text", "image_text")
+MODES = ("none", "center", "zscore", "center_zscore")
+
+
+class Scale(NamedTuple):
+    """Mean and deviation of the scores of mismatched pairs."""
+
+    mean: float
+    deviation: float
+
+
+class Calibration(NamedTuple):
+    """All statistics of one model; `scales` is by mode of the vectors, then "query>candidate"."""
+
+    image_mean: list[float]  # (D,) of unit vectors
+    text_mean: list[float]
+    scales: dict[str, dict[str, Scale]]
+
+
+def centered(outputs: Floats, mean: list[float]) -> Floats:
+    """Remove the modality's mean from unit vectors, (n, D) -> (n, D) of length 1."""
+    return unit(unit(outputs) - np.asarray(mean, np.float32))
+
+
+def vectors(image: Floats | None, text: Floats | None, mode: str, fusion: str, stats: Calibration | None) -> Floats:
+    """Return the unit vectors that `mode` compares, from (n, D) tower outputs."""
+    if "center" not in mode:
+        return fuse(image, text, fusion)
+    if stats is None:
+        raise ValueError(f"calibration '{mode}' needs statistics of training pairs, and the model has none")
+    image = None if image is None else centered(image, stats.image_mean)
+    text = None if text is None else centered(text, stats.text_mean)
+    return fuse(image, text, "sum_raw")
+
+
+def mismatched_scale(queries: Floats, candidates: Floats) -> Scale:
+    """Mean and deviation of q_j . c_k over all j != k, in float64 without the N x N matrix.
+
+    The sum over all pairs of q_j . c_k is (sum q) . (sum c), that of its square is <Q'Q, C'C>; the
+    matched pairs are taken off.
+    """
+    q, c = queries.astype(np.float64), candidates.astype(np.float64)
+    matched = (q * c).sum(1)
+    n = len(q) * (len(q) - 1)
+    mean = (q.sum(0) @ c.sum(0) - matched.sum()) / n
+    square = (((q.T @ q) * (c.T @ c)).sum() - (matched**2).sum()) / n
+    return Scale(float(mean), float(np.sqrt(square - mean**2)))
+
+
+def fit(image: Floats, text: Floats, fusion: str) -> Calibration:
+    """Fit all statistics on the (N, D) raw tower outputs of N >= 3 matched training pairs."""
+    if len(image) != len(text) or len(image) < 3:
+        raise ValueError(f"calibration needs 3 or more matched pairs, got {len(image)} images and {len(text)} texts")
+    stats = Calibration(unit(image).mean(0).tolist(), unit(text).mean(0).tolist(), {})
+    for mode in ("none", "center"):
+        by_modality = {
+            "image": vectors(image, None, mode, fusion, stats),
+            "text": vectors(None, text, mode, fusion, stats),
+            "image_text": vectors(image, text, mode, fusion, stats),
+        }
+        stats.scales[mode] = {
+            f"{q}>{c}": mismatched_scale(by_modality[q], by_modality[c]) for q in MODALITIES for c in MODALITIES
+        }
+    return stats
+
+
+def affine(mode: str, query: str, candidates: list[str], stats: Calibration | None) -> tuple[Floats, Floats]:
+    """Return (C,) factors and (C,) offsets of the scores of candidates of the given modalities.
+
+    Within a task the query's modality is fixed, so a z-score is one affine map per candidate modality.
+    """
+    if "zscore" not in mode:
+        return np.ones(len(candidates), np.float32), np.zeros(len(candidates), np.float32)
+    if stats is None:
+        raise ValueError(f"calibration '{mode}' needs statistics of training pairs, and the model has none")
+    scales = stats.scales["center" if "center" in mode else "none"]
+    found = [scales[f"{query}>{c}"] for c in candidates]
+    factors = np.array([1 / s.deviation for s in found], np.float32)
+    offsets = np.array([-s.mean / s.deviation for s in found], np.float32)
+    return factors, offsets
+
+
+def from_dict(value: dict) -> Calibration:  # type: ignore[type-arg]
+    """Read what Calibration._asdict() became in JSON."""
+    scales = {mode: {k: Scale(*v) for k, v in rows.items()} for mode, rows in value["scales"].items()}
+    return Calibration(value["image_mean"], value["text_mean"], scales)

@@ -1,0 +1,264 @@
+"""What the YAML files in config/ may say: one dataclass per kind of row, checked on load.
+
+`config/config.yaml` chooses; the registries beside it define:
+backbones.yaml, recipes.yaml, benchmarks.yaml, datasets.yaml, published.yaml.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from gcl.registry import lookup, suggestion
+
+STRICT = ConfigDict(extra="forbid")
+MODALITIES = ("image", "text", "image_text")
+Modality = Literal["image", "text", "image_text"]
+Calibration = Literal["none", "center", "zscore", "center_zscore"]
+Denominator = Literal["full", "no_self", "no_self_no_copositive", "cross_only", "target_only"]
+Direction = Annotated[str, Field(pattern=r"^(image|text|image_text)>(image|text|image_text)$")]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(gt=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class File:
+    """One file of a data set, and where it comes from. Exactly one source is set, or none for a shipped file."""
+
+    sha256: Sha256
+    bytes: Count
+    path: str  # below data/<name>/
+    package: str | None = None  # "module/inner/path": a file of an installed Python package
+    urls: list[str] = field(default_factory=list)  # tried in order
+    hub: str | None = None  # "org/name@revision/inner/path" on the Hugging Face hub
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Dataset:
+    """Files that are fetched together, and how their pairs are read."""
+
+    source: str
+    licence: str
+    files: list[File]
+    pairs: str | None = None  # a key of pairs.READERS, for data sets that train
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Preprocess:
+    """How an image becomes (3, size, size) float32."""
+
+    size: Count  # pixels
+    resize: Literal["squash", "shortest_crop"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Backbone:
+    """An image tower and a text tower with projection heads."""
+
+    family: str  # a key of backbones.FAMILIES
+    model_cfg: dict[str, Any]  # open_clip's model config
+    weights: dict[str, str]  # part of the model -> "dataset/path" of its file
+    fusion: Literal["sum_raw", "sum_unit"]
+    preprocess: Preprocess
+    tokenizer: str  # "dataset/path" of a tokenizer.json
+    context: Count  # tokens
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Loss:
+    """A member of the family of losses of losses.py."""
+
+    directions: dict[Direction, Positive]  # query modality > positive's modality -> weight
+    denominator: Denominator
+    temperature: Positive
+    mask_duplicates: bool = True  # equal images or texts in a batch are no negatives of each other
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Recipe:
+    """How one model is trained."""
+
+    loss: Loss
+    trainable: Literal["heads", "all"] = "heads"
+    init: str | None = None  # the recipe that is continued; none starts from the backbone's weights
+    epochs: Count
+    max_steps: Count | None = None  # stop earlier, for a trial of full training
+    batch_size: Annotated[int, Field(gt=1)]  # pairs per step, all devices together
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    warmup: Share = 0.0  # of all steps
+    dropout: Share = 0.0  # between the two layers of a head
+    flip: bool = True  # mirror half of the images
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Benchmark:
+    """A set of retrieval tasks."""
+
+    dataset: str  # a row of datasets.yaml
+    reader: str  # a key of benchmarks.READERS
+    split: str
+    title: str
+    measures: list[Annotated[str, Field(pattern=r"^Success@\d+$")]]
+    headline: str  # the measure in the summary
+    aliases: dict[str, str] = field(default_factory=dict)  # measure -> what the benchmark's authors call it
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Experiment:
+    """A group of recipes that are run and scored alike."""
+
+    name: str
+    recipes: list[str]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    calibrations: Annotated[list[Calibration], Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Config:
+    """The choices of config.yaml."""
+
+    pairs: str  # the data set that trains
+    backbones: Annotated[list[str], Field(min_length=1)]
+    benchmarks: Annotated[list[str], Field(min_length=1)]
+    experiments: Annotated[list[Experiment], Field(min_length=1)]
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    depth: Annotated[int, Field(ge=10)] = 100  # candidates kept per query
+    resamples: Count = 1000  # of the bootstrap
+    max_pairs: Count | None = None  # train on the first so many pairs
+    max_queries: Count | None = None  # score the first so many queries of each task
+    reject_limit: Share = 0.01  # largest share of unreadable training pairs that is tolerated
+    results: str = "results"  # folder of everything that is made
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Project:
+    """The choices with all registries, cross-checked."""
+
+    config: Config
+    backbones: dict[str, Backbone]
+    recipes: dict[str, Recipe]
+    benchmarks: dict[str, Benchmark]
+    datasets: dict[str, Dataset]
+
+
+def load_yaml(path: Path) -> Any:
+    """Read a YAML file with the safe loader; a missing or broken file is a ValueError that names it."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"can't read {path}: {error}") from error
+
+
+def parse(kind: type[T], value: Any, where: str) -> T:
+    """Check `value` against a dataclass; errors name the key, its value and the place to look."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise ValueError("\n".join(explain(e, kind, where) for e in error.errors())) from error
+
+
+def explain(error: Any, kind: type, where: str) -> str:
+    """Turn one pydantic error into a line: where, key, problem, value."""
+    key = ".".join(str(part) for part in error["loc"]) or "(top)"
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = list(getattr(kind, "__dataclass_fields__", {}))
+        return f"{where}: unknown key '{key}'{suggestion(key.split('.')[-1], known)}"
+    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{where}: key '{key}' is missing"
+    return f"{where}: {key}: {error['msg']} (found {error['input']!r})"
+
+
+def load(config: dict[str, Any], folder: Path = Path("config")) -> Project:
+    """Check the choices and the registries, and that every name refers to a row.
+
+    Raises:
+        ValueError: an unknown key or name, a wrong type, or a recipe that continues itself.
+    """
+    rows = {
+        name: {key: parse(kind, row, f"{folder}/{name}.yaml: {key}") for key, row in load_yaml(folder / f"{name}.yaml").items()}
+        for name, kind in (("backbones", Backbone), ("recipes", Recipe), ("benchmarks", Benchmark), ("datasets", Dataset))
+    }
+    project = Project(config=parse(Config, config, f"{folder}/config.yaml"), **rows)
+    check_names(project)
+    return project
+
+
+def check_names(project: Project) -> None:
+    """Look every name up in its registry."""
+    config = project.config
+    lookup(project.datasets, config.pairs, "data set", "config/datasets.yaml")
+    for name in config.backbones:
+        row = lookup(project.backbones, name, "backbone", "config/backbones.yaml")
+        for file in (*row.weights.values(), row.tokenizer):
+            lookup(project.datasets, file.split("/")[0], "data set", "config/datasets.yaml")
+    for name in config.benchmarks:
+        row = lookup(project.benchmarks, name, "benchmark", "config/benchmarks.yaml")
+        lookup(project.datasets, row.dataset, "data set", "config/datasets.yaml")
+        lookup(dict.fromkeys(row.measures), row.headline, f"headline of {name}: measure", "its own list of measures")
+    chosen = [name for experiment in config.experiments for name in experiment.recipes]
+    for name in chosen:
+        if absent := [parent for parent in ancestry(project.recipes, name) if parent not in chosen]:
+            raise ValueError(f"config: recipe '{name}' continues '{absent[0]}', which no experiment lists; add it")
+    if twice := {name for name in chosen if chosen.count(name) > 1}:
+        raise ValueError(f"config: recipes in more than one experiment: {', '.join(sorted(twice))}")
+
+
+def ancestry(recipes: dict[str, Recipe], name: str) -> list[str]:
+    """Return the chain of recipes that `name` continues, itself first."""
+    chain = [name]
+    row = lookup(recipes, name, "recipe", "config/recipes.yaml")
+    while row.init is not None:
+        if row.init in chain:
+            raise ValueError(f"config/recipes.yaml: {' -> '.join([*chain, row.init])} continues itself")
+        chain.append(row.init)
+        row = lookup(recipes, row.init, "recipe", "config/recipes.yaml")
+    return chain
+
+
+def experiment_of(config: Config, recipe: str) -> Experiment:
+    """Return the experiment that lists a recipe."""
+    return next(e for e in config.experiments if recipe in e.recipes)
+
+
+def from_json(kind: type[T]) -> Callable[[str], T]:
+    """Make an argparse type that reads a JSON slice of the config into a dataclass."""
+
+    def read(text: str) -> T:
+        try:
+            return parse(kind, json.loads(text), kind.__name__)
+        except ValueError as error:  # argparse hides the text of a ValueError
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
+
+
+def to_json(row: Any) -> str:
+    """Write a dataclass as one line of JSON with sorted keys, the inverse of from_json."""
+    return json.dumps(TypeAdapter(type(row)).dump_python(row, mode="json"), sort_keys=True)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of config.yaml, for editors and for Snakemake's own check."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | TypeAdapter(Config).json_schema()
+
+
+def main() -> None:
+    """Print the schema: `python -m gcl.config > workflow/schemas/config.schema.json`."""
+    print(json.dumps(schema(), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Projection heads on frozen towers: two layers with GELU between, in open_clip's shapes and names.
+
+A head trains on standardised features, which makes one learning rate fit both towers, and is stored
+with the standardisation folded into its first layer, so that stock open_clip modules hold it.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Keys(NamedTuple):
+    """Names of a head's tensors in open_clip's state dict."""
+
+    first: str
+    bias: str | None
+    second: str
+
+
+KEYS = {
+    "image": Keys("visual.head.mlp.fc1.weight", "visual.head.mlp.fc1.bias", "visual.head.mlp.fc2.weight"),
+    "text": Keys("text.proj.0.weight", None, "text.proj.2.weight"),
+}
+
+
+def hidden_width(modality: str, features: int, embedding: int) -> int:
+    """Return the width between the two layers, as open_clip chooses it."""
+    return 2 * embedding if modality == "image" else (features + embedding) // 2
+
+
+class Head(nn.Module):
+    """Features (B, F) -> tower output (B, D).
+
+    Without a bias in the first layer (text) features are scaled but not shifted: there is nothing that
+    could hold the shift.
+    """
+
+    def __init__(self, modality: str, features: Tensor, embedding: int, dropout: float) -> None:
+        """Take mean and deviation from training features (P, F)."""
+        super().__init__()
+        self.keys = KEYS[modality]
+        width = hidden_width(modality, features.shape[1], embedding)
+        self.first = nn.Linear(features.shape[1], width, bias=self.keys.bias is not None)
+        self.between = nn.Sequential(nn.GELU(), nn.Dropout(dropout))
+        self.second = nn.Linear(width, embedding, bias=False)
+        deviation = features.std(0)
+        self.register_buffer("deviation", deviation + 1e-3 * deviation.mean())
+        self.register_buffer("mean", features.mean(0) if self.keys.bias else torch.zeros(features.shape[1]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return raw outputs; normalising is fusion's part."""
+        standard = (features - self.mean) / self.deviation
+        output: Tensor = self.second(self.between(self.first(standard)))
+        return output
+
+    def folded(self) -> dict[str, Tensor]:
+        """Return the weights that act on plain features, by open_clip's names."""
+        weight = self.first.weight.detach().double() / self.deviation
+        state = {self.keys.first: weight.float(), self.keys.second: self.second.weight.detach().clone()}
+        if self.keys.bias is not None:
+            state[self.keys.bias] = (self.first.bias.detach().double() - weight @ self.mean.double()).float()
+        return state
+
+    def unfold(self, state: dict[str, Tensor]) -> None:
+        """Set the weights from what `folded` returned.
+
+        Raises:
+            ValueError: a tensor is missing or has another shape.
+        """
+        wanted = {self.keys.first: self.first.weight.shape, self.keys.second: self.second.weight.shape}
+        for key, shape in wanted.items():
+            if key not in state or state[key].shape != shape:
+                found = tuple(state[key].shape) if key in state else "nothing"
+                raise ValueError(f"checkpoint of another backbone? {key}: expected {tuple(shape)}, found {found}")
+        weight = state[self.keys.first].double()
+        with torch.no_grad():
+            self.first.weight.copy_(weight * self.deviation)
+            self.second.weight.copy_(state[self.keys.second])
+            if self.keys.bias is not None:
+                self.first.bias.copy_(state[self.keys.bias].double() + weight @ self.mean.double())
+
+
+def apply_folded(modality: str, state: dict[str, Tensor], features: Tensor) -> Tensor:
+    """Run a stored head on plain features (B, F): what ONNX is compared with."""
+    keys = KEYS[modality]
+    bias = state[keys.bias] if keys.bias is not None else None
+    hidden = nn.functional.gelu(nn.functional.linear(features, state[keys.first], bias))
+    return nn.functional.linear(hidden, state[keys.second])

@@ -1,0 +1,76 @@
+"""Where images lie, and how they become arrays.
+
+A location is a path, relative to the working folder, to an image file; or path::id for the row `id` of
+a Parquet file with the columns picture_id and image (encoded bytes).
+"""
+
+import io
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from gcl.config import Preprocess
+from gcl.records import read_parquet
+
+MAX_PIXELS = 100_000_000  # checked before decoding
+
+
+@lru_cache(maxsize=8)
+def packed_images(path: str) -> dict[str, bytes]:
+    """Read the encoded images of a Parquet file by id."""
+    table = read_parquet(Path(path), ["picture_id", "image"])
+    return dict(zip(table["picture_id"].to_pylist(), table["image"].to_pylist(), strict=True))
+
+
+def read_bytes(location: str) -> bytes:
+    """Return the encoded image at a location."""
+    path, separator, key = location.partition("::")
+    if not separator:
+        return Path(path).read_bytes()
+    try:
+        return packed_images(path)[key]
+    except KeyError:
+        raise ValueError(f"{path} has no image '{key}'") from None
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """Decode to RGB on white.
+
+    Raises:
+        ValueError: not an image, truncated, or more than MAX_PIXELS; names the image.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"image {name} has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"can't decode image {name} ({len(data)} bytes): {error}") from error
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image)
+        image = white
+    return image.convert("RGB")
+
+
+def to_array(image: Image.Image, how: Preprocess) -> np.ndarray:
+    """Resize and normalise an RGB image to (3, size, size) float32."""
+    size = (how.size, how.size)
+    if how.resize == "shortest_crop":
+        scale = how.size / min(image.size)
+        image = image.resize([max(how.size, round(n * scale)) for n in image.size], Image.Resampling.BICUBIC)
+        left, top = ((n - how.size) // 2 for n in image.size)
+        image = image.crop((left, top, left + how.size, top + how.size))
+    elif image.size != size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    pixels = np.asarray(image, np.float32) / 255  # (size, size, 3)
+    pixels = (pixels - np.float32(how.mean)) / np.float32(how.std)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def load(location: str, how: Preprocess) -> np.ndarray:
+    """Read, decode and preprocess the image at a location: (3, size, size) float32."""
+    return to_array(decode(read_bytes(location), location), how)

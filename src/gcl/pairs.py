@@ -1,0 +1,24 @@
+"""Readers of training pairs: from a data set's files to (id, image, captions)."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gcl.records import Pair, read_parquet
+
+
+def describe(row: dict[str, list[str] | str]) -> str:
+    """Join keywords and description, what is said of a picture besides its title."""
+    return ". ".join(part for part in (", ".join(row["keywords"]), row["description"]) if part)  # type: ignore[arg-type]
+
+
+def pictures(folder: Path) -> Iterator[Pair]:
+    """Read the training split of data/openclipart; captions are {full, title, keywords and description}."""
+    path = folder / "pictures.parquet"
+    columns = ["picture_id", "split", "title", "keywords", "description"]
+    for row in read_parquet(path, columns).to_pylist():
+        if row["split"] == "train":
+            views = (". ".join(t for t in (row["title"], describe(row)) if t), row["title"], describe(row))
+            yield Pair(row["picture_id"], f"{path}::{row['picture_id']}", tuple(dict.fromkeys(v for v in views if v)))
+
+
+READERS: dict[str, Callable[[Path], Iterator[Pair]]] = {"pictures": pictures}

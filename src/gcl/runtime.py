@@ -1,0 +1,54 @@
+"""onnxruntime sessions on the device that was asked for, or an error; never a silent fallback."""
+
+import ctypes
+import logging
+from pathlib import Path
+
+import onnxruntime
+
+log = logging.getLogger(__name__)
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+def has_cuda() -> bool:
+    """Ask the driver for a device. onnxruntime's own list of providers names CUDA without any GPU."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def resolve(device: str) -> str:
+    """Turn auto into cuda or cpu; the choice is logged."""
+    if device == "auto":
+        device = "cuda" if has_cuda() else "cpu"
+        log.info("device: auto chose %s", device)
+    return device
+
+
+def open_session(path: Path, device: str, threads: int = 0) -> onnxruntime.InferenceSession:
+    """Open a graph on `device` (auto, cuda or cpu), with `threads` CPU threads (0: all).
+
+    Raises:
+        ValueError: the graph can't be read, or cuda was asked for and isn't what runs.
+    """
+    device = resolve(device)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if device == "cuda":
+        if not has_cuda():
+            raise ValueError("device: cuda was asked for, but there is no CUDA device; set `device: auto` or `device: cpu`")
+        onnxruntime.preload_dlls()  # the libraries that pip installed are not on the loader's path
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=[CUDA, CPU] if device == "cuda" else [CPU])
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise ValueError(f"can't open ONNX graph {path}: {error}") from error
+    if device == "cuda" and session.get_providers()[0] != CUDA:
+        raise ValueError(
+            f"device: cuda was asked for, but onnxruntime runs on {session.get_providers()}; are CUDA 13 and cuDNN 9 installed?"
+        )
+    return session

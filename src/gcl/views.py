@@ -1,0 +1,86 @@
+"""What the report shows of a recipe's embeddings and rankings, from its first seed without calibration."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gcl.calibrate import MODALITIES
+from gcl.figures import View
+from gcl.fusion import Floats
+from gcl.records import PreparedBenchmark
+from gcl.retrieve import Vectors, item_vectors
+from gcl.score import Ranking, rankings
+
+
+def first_rankings(run: Path, bench: PreparedBenchmark) -> dict[str, Ranking]:
+    """Return the global ranking of each task by the run's first seed, uncalibrated."""
+    queries = {task.name: bench.tables[task.queries].ids for task in bench.tasks}
+    found: dict[str, Ranking] = {}
+    for ranking in rankings(run, queries):
+        if ranking.pool == "global" and ranking.calibration == "none":
+            found.setdefault(ranking.task, ranking)
+    return found
+
+
+def first_hits(ranking: Ranking, bench: PreparedBenchmark) -> np.ndarray:
+    """Return (Q,) ranks of the first relevant candidate, 0 where there is none."""
+    task = next(t for t in bench.tasks if t.name == ranking.task)
+    relevant = [bench.qrels[ranking.task].get(q, {}) for q in bench.tables[task.queries].ids]
+    return np.array(
+        [
+            next((rank for rank, c in enumerate(row, 1) if c in good), 0)
+            for row, good in zip(ranking.candidates, relevant, strict=True)
+        ]
+    )
+
+
+def task_cosines(query: Vectors, pool: Vectors, is_relevant: np.ndarray) -> tuple[Floats, Floats]:
+    """Return the cosines of relevant pairs and of all others."""
+    scores = query.distinct[query.rows] @ pool.distinct[pool.rows].T  # (Q, C)
+    return scores[is_relevant], scores[~is_relevant]
+
+
+def relevance(bench: PreparedBenchmark, task_name: str, queries: list[str], candidates: list[str]) -> np.ndarray:
+    """Return (Q, C) bool."""
+    column = {c: i for i, c in enumerate(candidates)}
+    found = np.zeros((len(queries), len(candidates)), bool)
+    for i, query in enumerate(queries):
+        for candidate in bench.qrels[task_name].get(query, {}):
+            if candidate in column:
+                found[i, column[candidate]] = True
+    return found
+
+
+def shares(top: dict[str, Ranking], bench: PreparedBenchmark) -> dict[str, dict[str, float]]:
+    """Return the share of each candidate modality in the top 10 by query modality."""
+    modality_of = {i: m for name, m in pool_modalities(bench).items() for i in bench.tables[name].ids}
+    counts = {q: dict.fromkeys(MODALITIES, 0) for q in MODALITIES}
+    for task in bench.tasks:
+        for row in top[task.name].candidates:
+            for candidate in row[:10]:
+                counts[task.query_modality][modality_of[candidate]] += 1
+    return {q: {c: n / max(1, sum(by.values())) for c, n in by.items()} for q, by in counts.items()}
+
+
+def pool_modalities(bench: PreparedBenchmark) -> dict[str, str]:
+    """Return the modality of each pool table, as the local pools of the tasks say."""
+    return {name: task.candidate_modality for task in bench.tasks for name in task.pools["local"]}
+
+
+def view_recipe(recipe: str, run: Path, embeddings: Path, fusion: str, bench: PreparedBenchmark) -> View:
+    """Collect everything the figures show of one recipe."""
+    seed = sorted(embeddings.glob("seed*"))[0]
+    image, text = np.load(seed / "image.npy"), np.load(seed / "text.npy")
+    vectors = {name: item_vectors(t, image, text, "none", fusion, None) for name, t in bench.tables.items()}
+    units: dict[str, list[Floats]] = {m: [] for m in MODALITIES}
+    for name, modality in pool_modalities(bench).items():
+        units[modality].append(vectors[name].distinct)
+    positives, others = {}, {}
+    for task in bench.tasks:
+        (pool,) = task.pools["local"]
+        found = relevance(bench, task.name, bench.tables[task.queries].ids, bench.tables[pool].ids)
+        positives[task.name], others[task.name] = task_cosines(vectors[task.queries], vectors[pool], found)
+    top = first_rankings(run, bench)
+    hits = {name: first_hits(ranking, bench) for name, ranking in top.items()}
+    joined = {m: np.concatenate(parts) for m, parts in units.items() if parts}
+    return View(recipe, joined, positives, others, hits, shares(top, bench))

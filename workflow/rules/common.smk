@@ -1,0 +1,98 @@
+# The config with its registries, path patterns, and the functions that choose inputs. No rules here.
+
+import os
+from modulefinder import ModuleFinder
+
+from gcl.config import ancestry, experiment_of, load, to_json
+
+PROJECT = load(config)
+CONFIG = PROJECT.config
+R = CONFIG.results
+RECIPES = [recipe for experiment in CONFIG.experiments for recipe in experiment.recipes]
+HAS_CHILDREN = {PROJECT.recipes[recipe].init for recipe in RECIPES}
+
+
+wildcard_constraints:
+    dataset="|".join(PROJECT.datasets),
+    backbone="|".join(CONFIG.backbones),
+    recipe="|".join(RECIPES),
+    benchmark="|".join(CONFIG.benchmarks),
+    prepared="|".join([CONFIG.pairs, *CONFIG.benchmarks]),
+
+
+def code(stage):
+    """Source of a stage and of all it imports from gcl: inputs, so an edit re-runs the rule."""
+    finder = ModuleFinder(path=["src"])
+    finder.run_script(f"src/gcl/{stage}.py")
+    files = [m.__file__ for m in finder.modules.values() if m.__file__]
+    return sorted({os.path.relpath(file) for file in files})
+
+
+def is_heads(recipe):
+    return PROJECT.recipes[recipe].trainable == "heads"
+
+
+def seeds(recipe):
+    return experiment_of(CONFIG, recipe).seeds
+
+
+def towers_files(wildcards):
+    """The fetched lists of a backbone's weights and tokenizer."""
+    row = PROJECT.backbones[wildcards.backbone]
+    names = {file.split("/")[0] for file in (*row.weights.values(), row.tokenizer)}
+    return [f"data/{name}/fetched.json" for name in sorted(names)]
+
+
+def train_inputs(wildcards):
+    """Heads train on the towers' features, whole models on the weights; some continue another recipe."""
+    inputs = {"pairs": f"{R}/prepared/{CONFIG.pairs}"}
+    if is_heads(wildcards.recipe):
+        inputs["features"] = f"{R}/embeddings/{wildcards.backbone}/towers/{CONFIG.pairs}"
+    else:
+        inputs["weights"] = towers_files(wildcards)
+    if init := PROJECT.recipes[wildcards.recipe].init:
+        inputs["init"] = f"{R}/checkpoints/{wildcards.backbone}/{init}"
+    return inputs
+
+
+def train_threads(wildcards):
+    """A recipe that others wait for trains its seeds side by side."""
+    if not is_heads(wildcards.recipe):
+        return workflow.cores
+    return len(seeds(wildcards.recipe)) if wildcards.recipe in HAS_CHILDREN else 1
+
+
+def export_inputs(wildcards):
+    """Heads refer to the exported towers, whole models to the weights."""
+    inputs = {
+        "checkpoints": f"{R}/checkpoints/{wildcards.backbone}/{wildcards.recipe}",
+        "pairs": f"{R}/prepared/{CONFIG.pairs}",
+    }
+    if is_heads(wildcards.recipe):
+        inputs["towers"] = f"{R}/onnx/{wildcards.backbone}/towers"
+        inputs["features"] = f"{R}/embeddings/{wildcards.backbone}/towers/{CONFIG.pairs}"
+    else:
+        inputs["weights"] = towers_files(wildcards)
+    return inputs
+
+
+def infer_inputs(wildcards):
+    """Heads embed the towers' outputs, whole models the items themselves."""
+    inputs = {"onnx": f"{R}/onnx/{wildcards.backbone}/{wildcards.recipe}"}
+    if is_heads(wildcards.recipe):
+        inputs["features"] = f"{R}/embeddings/{wildcards.backbone}/towers/{wildcards.prepared}"
+    else:
+        inputs["prepared"] = f"{R}/prepared/{wildcards.prepared}"
+    return inputs
+
+
+def flags(*names):
+    """A params function: `--name path` for each named input that the job has."""
+    return lambda wildcards, input: [
+        word for name in names if name in input.keys() for word in (f"--{name}", input[name])
+    ]
+
+
+def everything(pattern):
+    """A path pattern filled with every backbone, recipe and benchmark."""
+    return expand(pattern, backbone=CONFIG.backbones, recipe=RECIPES, benchmark=CONFIG.benchmarks)

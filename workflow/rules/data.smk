@@ -1,0 +1,57 @@
+# IN:  rows of config/datasets.yaml and config/benchmarks.yaml
+# OUT: data/<dataset>/fetched.json, results/prepared/<pairs or benchmark>/
+
+
+rule fetch:
+    """Make the files of {wildcards.dataset} present and check them"""
+    input:
+        code=code("fetch"),
+    output:
+        "data/{dataset}/fetched.json",
+    log:
+        err=f"{R}/logs/fetch/{{dataset}}.log",
+        manifest=f"{R}/manifests/fetch/{{dataset}}.json",
+    params:
+        row=lambda w: to_json(PROJECT.datasets[w.dataset]),
+    shell:
+        "python -m gcl.fetch --name {wildcards.dataset} --dataset {params.row:q}"
+        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
+rule prepare_pairs:
+    """Turn {CONFIG.pairs} into canonical training pairs"""
+    input:
+        fetched=f"data/{CONFIG.pairs}/fetched.json",
+        code=code("prepare"),
+    output:
+        directory(f"{R}/prepared/{CONFIG.pairs}"),
+    log:
+        err=f"{R}/logs/prepare/{CONFIG.pairs}.log",
+        manifest=f"{R}/manifests/prepare/{CONFIG.pairs}.json",
+    params:
+        data=f"data/{CONFIG.pairs}",
+        reader=PROJECT.datasets[CONFIG.pairs].pairs,
+        limit=CONFIG.reject_limit,
+        cut=["--max-pairs", CONFIG.max_pairs] if CONFIG.max_pairs else [],
+    shell:
+        "python -m gcl.prepare --data {params.data:q} --reader {params.reader:q} --reject-limit {params.limit}"
+        " {params.cut} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
+rule prepare_benchmark:
+    """Turn {wildcards.benchmark} into canonical queries, pools and qrels"""
+    input:
+        fetched=lambda w: f"data/{PROJECT.benchmarks[w.benchmark].dataset}/fetched.json",
+        code=code("prepare"),
+    output:
+        directory(f"{R}/prepared/{{benchmark}}"),
+    log:
+        err=f"{R}/logs/prepare/{{benchmark}}.log",
+        manifest=f"{R}/manifests/prepare/{{benchmark}}.json",
+    params:
+        data=lambda w: f"data/{PROJECT.benchmarks[w.benchmark].dataset}",
+        row=lambda w: to_json(PROJECT.benchmarks[w.benchmark]),
+        cut=["--max-queries", CONFIG.max_queries] if CONFIG.max_queries else [],
+    shell:
+        "python -m gcl.prepare --data {params.data:q} --benchmark {params.row:q}"
+        " {params.cut} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"

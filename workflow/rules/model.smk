@@ -1,0 +1,60 @@
+# IN:  data/<weights>/, results/prepared/<pairs>/, rows of config/backbones.yaml and config/recipes.yaml
+# OUT: results/checkpoints/<backbone>/<recipe>/seed<n>/, results/onnx/<backbone>/<recipe>/seed<n>/
+
+
+rule export_towers:
+    """Export the pretrained towers of {wildcards.backbone} to ONNX"""
+    input:
+        weights=towers_files,
+        code=code("export"),
+    output:
+        directory(f"{R}/onnx/{{backbone}}/towers"),
+    log:
+        err=f"{R}/logs/{{backbone}}/towers/export.log",
+        manifest=f"{R}/manifests/{{backbone}}/towers/export.json",
+    params:
+        row=lambda w: to_json(PROJECT.backbones[w.backbone]),
+    shell:
+        "python -m gcl.export --kind towers --name {wildcards.backbone} --backbone {params.row:q}"
+        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
+rule train:
+    """Train {wildcards.recipe} on {wildcards.backbone}, all seeds"""
+    input:
+        unpack(train_inputs),
+        code=code("train"),
+    output:
+        directory(f"{R}/checkpoints/{{backbone}}/{{recipe}}"),
+    log:
+        err=f"{R}/logs/{{backbone}}/{{recipe}}/train.log",
+        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/train.json",
+    threads: train_threads
+    params:
+        backbone=lambda w: to_json(PROJECT.backbones[w.backbone]),
+        recipe=lambda w: to_json(PROJECT.recipes[w.recipe]),
+        seeds=lambda w: seeds(w.recipe),
+        paths=flags("pairs", "features", "init"),
+    shell:
+        "python -m gcl.train --name {wildcards.backbone} --backbone {params.backbone:q} --recipe {params.recipe:q}"
+        " --seeds {params.seeds} {params.paths:q} --workers {threads}"
+        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
+rule export:
+    """Export {wildcards.recipe} on {wildcards.backbone} to ONNX and fit its calibration"""
+    input:
+        unpack(export_inputs),
+        code=code("export"),
+    output:
+        directory(f"{R}/onnx/{{backbone}}/{{recipe}}"),
+    log:
+        err=f"{R}/logs/{{backbone}}/{{recipe}}/export.log",
+        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/export.json",
+    params:
+        row=lambda w: to_json(PROJECT.backbones[w.backbone]),
+        kind=lambda w: PROJECT.recipes[w.recipe].trainable,
+        paths=flags("checkpoints", "pairs", "towers", "features"),
+    shell:
+        "python -m gcl.export --kind {params.kind} --name {wildcards.backbone} --backbone {params.row:q}"
+        " {params.paths:q} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"

@@ -1,0 +1,26 @@
+# IN:  results/scores/, results/runs/, results/embeddings/, results/checkpoints/
+# OUT: results/scores.csv, results/tables/, results/figures/, results/report.html
+
+
+rule report:
+    """Write the tables, the figures and the page"""
+    input:
+        scores=everything(f"{R}/scores/{{backbone}}/{{recipe}}/{{benchmark}}"),
+        embeddings=everything(f"{R}/embeddings/{{backbone}}/{{recipe}}/{{benchmark}}"),
+        runs=everything(f"{R}/runs/{{backbone}}/{{recipe}}/{{benchmark}}.parquet"),
+        checkpoints=everything(f"{R}/checkpoints/{{backbone}}/{{recipe}}"),
+        code=code("report"),
+    output:
+        f"{R}/scores.csv",
+        directory(f"{R}/tables"),
+        directory(f"{R}/figures"),
+        f"{R}/report.html",
+    log:
+        err=f"{R}/logs/report.log",
+        manifest=f"{R}/manifests/report.json",
+    params:
+        config=to_json(CONFIG),
+        registries="config",
+    shell:
+        "python -m gcl.report --config {params.config:q} --registries {params.registries:q}"
+        " --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"

@@ -1,0 +1,81 @@
+# IN:  results/onnx/<backbone>/<recipe>/, results/prepared/<benchmark>/
+# OUT: results/embeddings/, results/runs/<backbone>/<recipe>/<benchmark>.parquet, results/scores/
+
+
+rule infer_towers:
+    """Embed {wildcards.prepared} with the frozen towers of {wildcards.backbone}, once for all recipes"""
+    input:
+        onnx=f"{R}/onnx/{{backbone}}/towers",
+        prepared=f"{R}/prepared/{{prepared}}",
+        code=code("infer"),
+    output:
+        directory(f"{R}/embeddings/{{backbone}}/towers/{{prepared}}"),
+    log:
+        err=f"{R}/logs/{{backbone}}/towers/infer.{{prepared}}.log",
+        manifest=f"{R}/manifests/{{backbone}}/towers/infer.{{prepared}}.json",
+    threads: 2
+    params:
+        device=CONFIG.device,
+        flip=lambda w: "--flip" if w.prepared == CONFIG.pairs else "",
+    shell:
+        "python -m gcl.infer --onnx {input.onnx:q} --prepared {input.prepared:q} --device {params.device} {params.flip}"
+        " --threads {threads} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
+rule infer:
+    """Embed {wildcards.prepared} with {wildcards.recipe} on {wildcards.backbone}"""
+    input:
+        unpack(infer_inputs),
+        code=code("infer"),
+    output:
+        directory(f"{R}/embeddings/{{backbone}}/{{recipe}}/{{prepared}}"),
+    log:
+        err=f"{R}/logs/{{backbone}}/{{recipe}}/infer.{{prepared}}.log",
+        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/infer.{{prepared}}.json",
+    params:
+        device=CONFIG.device,
+        paths=flags("onnx", "features", "prepared"),
+    shell:
+        "python -m gcl.infer {params.paths:q} --device {params.device} --threads {threads}"
+        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
+rule retrieve:
+    """Rank the pools of {wildcards.benchmark} for every query, exactly"""
+    input:
+        prepared=f"{R}/prepared/{{benchmark}}",
+        embeddings=f"{R}/embeddings/{{backbone}}/{{recipe}}/{{benchmark}}",
+        onnx=f"{R}/onnx/{{backbone}}/{{recipe}}",
+        code=code("retrieve"),
+    output:
+        f"{R}/runs/{{backbone}}/{{recipe}}/{{benchmark}}.parquet",
+    log:
+        err=f"{R}/logs/{{backbone}}/{{recipe}}/retrieve.{{benchmark}}.log",
+        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/retrieve.{{benchmark}}.json",
+    params:
+        calibrations=lambda w: experiment_of(CONFIG, w.recipe).calibrations,
+        depth=CONFIG.depth,
+    shell:
+        "python -m gcl.retrieve --prepared {input.prepared:q} --embeddings {input.embeddings:q} --onnx {input.onnx:q}"
+        " --calibrations {params.calibrations} --depth {params.depth}"
+        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
+rule score:
+    """Score {wildcards.recipe} on {wildcards.benchmark} with ir_measures"""
+    input:
+        run=f"{R}/runs/{{backbone}}/{{recipe}}/{{benchmark}}.parquet",
+        prepared=f"{R}/prepared/{{benchmark}}",
+        code=code("score"),
+    output:
+        directory(f"{R}/scores/{{backbone}}/{{recipe}}/{{benchmark}}"),
+    log:
+        err=f"{R}/logs/{{backbone}}/{{recipe}}/score.{{benchmark}}.log",
+        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/score.{{benchmark}}.json",
+    params:
+        measures=lambda w: PROJECT.benchmarks[w.benchmark].measures,
+        resamples=CONFIG.resamples,
+    shell:
+        "python -m gcl.score --run {input.run:q} --prepared {input.prepared:q} --backbone {wildcards.backbone}"
+        " --recipe {wildcards.recipe} --benchmark {wildcards.benchmark} --measures {params.measures}"
+        " --resamples {params.resamples} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
