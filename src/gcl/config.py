@@ -124,6 +124,7 @@ class Experiment:
     recipes: list[str]
     seeds: Annotated[list[int], Field(min_length=1)]
     calibrations: Annotated[list[Calibration], Field(min_length=1)]
+    baseline: str | None = None  # each recipe's difference to this one is reported; "previous": to the one before it
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -187,11 +188,18 @@ def load(config: dict[str, Any], folder: Path = Path("config")) -> Project:
     Raises:
         ValueError: an unknown key or name, a wrong type, or a recipe that continues itself.
     """
-    rows = {
-        name: {key: parse(kind, row, f"{folder}/{name}.yaml: {key}") for key, row in load_yaml(folder / f"{name}.yaml").items()}
-        for name, kind in (("backbones", Backbone), ("recipes", Recipe), ("benchmarks", Benchmark), ("datasets", Dataset))
-    }
-    project = Project(config=parse(Config, config, f"{folder}/config.yaml"), **rows)
+
+    def rows(name: str, kind: type[T]) -> dict[str, T]:
+        path = folder / f"{name}.yaml"
+        return {key: parse(kind, row, f"{path}: {key}") for key, row in load_yaml(path).items()}
+
+    project = Project(
+        config=parse(Config, config, f"{folder}/config.yaml"),
+        backbones=rows("backbones", Backbone),
+        recipes=rows("recipes", Recipe),
+        benchmarks=rows("benchmarks", Benchmark),
+        datasets=rows("datasets", Dataset),
+    )
     check_names(project)
     return project
 
@@ -205,13 +213,23 @@ def check_names(project: Project) -> None:
         for file in (*row.weights.values(), row.tokenizer):
             lookup(project.datasets, file.split("/")[0], "data set", "config/datasets.yaml")
     for name in config.benchmarks:
-        row = lookup(project.benchmarks, name, "benchmark", "config/benchmarks.yaml")
-        lookup(project.datasets, row.dataset, "data set", "config/datasets.yaml")
-        lookup(dict.fromkeys(row.measures), row.headline, f"headline of {name}: measure", "its own list of measures")
+        bench = lookup(project.benchmarks, name, "benchmark", "config/benchmarks.yaml")
+        lookup(project.datasets, bench.dataset, "data set", "config/datasets.yaml")
+        lookup(
+            dict.fromkeys(bench.measures), bench.headline, f"headline of {name}: measure", "its own list of measures"
+        )
     chosen = [name for experiment in config.experiments for name in experiment.recipes]
     for name in chosen:
         if absent := [parent for parent in ancestry(project.recipes, name) if parent not in chosen]:
             raise ValueError(f"config: recipe '{name}' continues '{absent[0]}', which no experiment lists; add it")
+    for experiment in config.experiments:
+        if experiment.baseline not in (None, "previous"):
+            lookup(
+                dict.fromkeys(chosen),
+                experiment.baseline,
+                f"baseline of experiment {experiment.name}: recipe",
+                "config.yaml",
+            )
     if twice := {name for name in chosen if chosen.count(name) > 1}:
         raise ValueError(f"config: recipes in more than one experiment: {', '.join(sorted(twice))}")
 

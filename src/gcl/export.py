@@ -18,14 +18,13 @@ from gcl import calibrate
 from gcl.command import parser, run
 from gcl.config import Backbone, from_json, to_json
 from gcl.files import atomic_path, sha256_file
-from gcl.graphs import chain, export_module, head_graph
+from gcl.graphs import export_module, head_graph
 from gcl.infer import embed_images, embed_texts, run_batches
 from gcl.records import read_pairs
 from gcl.registry import lookup
 from gcl.runtime import open_session
 
 TOLERANCE = 1e-4  # largest 1 - cosine and largest relative error between torch and ONNX
-MODALITIES = ("image", "text")
 
 
 def compare(expected: np.ndarray, found: np.ndarray, what: str) -> dict[str, float]:
@@ -41,8 +40,8 @@ def compare(expected: np.ndarray, found: np.ndarray, what: str) -> dict[str, flo
     cosine = float((1 - (expected * found).sum(1) / norms).max())
     if max(error, cosine) > TOLERANCE:
         raise ValueError(
-            f"{what}: ONNX and torch disagree: relative error {error:.2e}, 1 - cosine {cosine:.2e}, tolerance {TOLERANCE:g}; "
-            "is the graph the one of these weights?"
+            f"{what}: ONNX and torch disagree: relative error {error:.2e}, 1 - cosine {cosine:.2e}, "
+            f"tolerance {TOLERANCE:g}; is the graph the one of these weights?"
         )
     return {"relative_error": error, "one_minus_cosine": cosine}
 
@@ -81,7 +80,11 @@ def export_modules(folder: Path, modules: dict[str, Any], backbone: Backbone, da
         export_module(modules[modality], inputs[modality], names, input_name, path)
         session = open_session(path, "cpu")
         with torch.inference_mode():
-            for batch in (inputs[modality], inputs[modality][:1], inputs[modality][:, :7] if modality == "text" else inputs[modality]):
+            for batch in (
+                inputs[modality],
+                inputs[modality][:1],
+                inputs[modality][:, :7] if modality == "text" else inputs[modality],
+            ):
                 expected = modules[modality](batch).numpy()
                 (found,) = session.run(None, {input_name: batch.numpy()})
                 parity[modality] = compare(expected, found, f"{path.name} batch {len(batch)}")
@@ -99,7 +102,9 @@ def export_towers(name: str, backbone: Backbone, data: Path, output: Path) -> No
         describe(folder, "towers", name, backbone, parity)
 
 
-def export_heads(name: str, backbone: Backbone, checkpoint: Path, towers: Path, features: Path, pairs: Path, folder: Path) -> None:
+def export_heads(
+    name: str, backbone: Backbone, checkpoint: Path, towers: Path, features: Path, pairs: Path, folder: Path
+) -> None:
     """Export the heads of one seed and fit the calibration on the training pairs."""
     from safetensors.numpy import load_file
 
@@ -163,21 +168,6 @@ def export_all(name: str, backbone: Backbone, checkpoint: Path, data: Path, pair
     describe(folder, "all", name, backbone, parity, seed=about["seed"], calibration=stats._asdict())
 
 
-def bundle(towers: Path, heads: Path, output: Path) -> None:
-    """Join towers and heads of one seed to whole encoders: all that inference needs, in one folder."""
-    about = json.loads((heads / "export.json").read_text())
-    if about["towers"] != json.loads((towers / "export.json").read_text())["graphs"]:
-        raise ValueError(f"{heads} was trained on other towers than {towers}")
-    with atomic_path(output) as folder:
-        folder.mkdir()
-        for modality in MODALITIES:
-            chain(towers / f"{modality}.onnx", heads / f"{modality}.onnx", folder / f"{modality}.onnx")
-        shutil.copyfile(towers / "tokenizer.json", folder / "tokenizer.json")
-        graphs = {p.stem: {"file": p.name, "sha256": sha256_file(p)} for p in sorted(folder.glob("*.onnx"))}
-        about |= {"kind": "all", "takes": "pixels and token ids", "graphs": graphs}
-        (folder / "export.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
-
-
 def export(
     kind: str,
     name: str,
@@ -212,7 +202,9 @@ def export(
 
 def main() -> None:
     """Run from the command line."""
-    made = parser("export", __doc__, "--kind towers --name clip_lite --backbone '{...}' --output results/onnx/clip_lite/towers")
+    made = parser(
+        "export", __doc__, "--kind towers --name clip_lite --backbone '{...}' --output results/onnx/clip_lite/towers"
+    )
     made.add_argument("--kind", required=True, choices=["towers", "heads", "all"])
     made.add_argument("--name", required=True, help="row of config/backbones.yaml")
     made.add_argument("--backbone", required=True, type=from_json(Backbone), help="that row as JSON")

@@ -63,7 +63,9 @@ def download(url: str, part: Path, size: int) -> None:
     if have >= size:
         part.unlink()
         have = 0
-    with requests.get(url, headers={"Range": f"bytes={have}-"} if have else {}, stream=True, timeout=TIMEOUT_S) as reply:
+    with requests.get(
+        url, headers={"Range": f"bytes={have}-"} if have else {}, stream=True, timeout=TIMEOUT_S
+    ) as reply:
         reply.raise_for_status()
         resumed = reply.status_code == requests.codes.partial_content
         with part.open("ab" if resumed else "wb") as file:
@@ -111,8 +113,8 @@ def fetch_file(name: str, file: File, folder: Path) -> None:
         SOURCES[source](file, target)
     if (found := sha256_file(target)) != file.sha256:
         raise ValueError(
-            f"{target} has sha256 {found} ({target.stat().st_size} bytes), expected {file.sha256} ({file.bytes} bytes); "
-            "delete it to fetch it again, or correct config/datasets.yaml"
+            f"{target} has sha256 {found} ({target.stat().st_size} bytes), expected {file.sha256} "
+            f"({file.bytes} bytes); delete it to fetch it again, or correct config/datasets.yaml"
         )
 
 

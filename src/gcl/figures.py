@@ -13,7 +13,7 @@ from gcl.fusion import Floats
 from gcl.tables import Summary, task_label
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
+import matplotlib.pyplot as plt
 
 STYLE = {
     "svg.hashsalt": "gcl",
@@ -149,14 +149,18 @@ def rank_curves(folder: Path, views: list[View], depth: int) -> None:
 def cosines(folder: Path, views: list[View]) -> None:
     """Histograms of query-positive cosines per task, over those of all other candidates."""
     tasks = list(views[0].positives)
-    _, panels = plt.subplots(len(views), len(tasks), figsize=(1.25 * len(tasks), 1.2 * len(views)), sharex=True, squeeze=False)
+    _, panels = plt.subplots(
+        len(views), len(tasks), figsize=(1.25 * len(tasks), 1.2 * len(views)), sharex=True, squeeze=False
+    )
     edges = np.linspace(-0.5, 1, 61)
     rows = []
     for line, view in zip(panels, views, strict=True):
         for axes, task in zip(line, tasks, strict=True):
             for kind, values in (("other", view.others[task]), ("positive", view.positives[task])):
                 density = np.histogram(values, edges, density=True)[0]
-                axes.stairs(density, edges, fill=kind == "other", lw=0.9, color="#bbbbbb" if kind == "other" else "#b3282d")
+                axes.stairs(
+                    density, edges, fill=kind == "other", lw=0.9, color="#bbbbbb" if kind == "other" else "#b3282d"
+                )
                 rows += [[view.recipe, task, kind, float(x), float(d)] for x, d in zip(edges, density, strict=False)]
             axes.set_yticks([])
             if line is panels[0]:

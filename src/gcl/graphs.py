@@ -33,7 +33,10 @@ def export_module(module: "nn.Module", example: "Tensor", dynamic: tuple[str, ..
     """
     import torch
 
-    dims = {i: torch.export.Dim(n, min=1 if n == "batch" else 2, max=4096 if n == "batch" else 512) for i, n in enumerate(dynamic)}
+    dims = {
+        i: torch.export.Dim(n, min=1 if n == "batch" else 2, max=4096 if n == "batch" else 512)
+        for i, n in enumerate(dynamic)
+    }
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

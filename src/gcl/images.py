@@ -42,7 +42,7 @@ def decode(data: bytes, name: str) -> Image.Image:
         ValueError: not an image, truncated, or more than MAX_PIXELS; names the image.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data))
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"image {name} has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
         image.load()
@@ -67,7 +67,7 @@ def to_array(image: Image.Image, how: Preprocess) -> np.ndarray:
     elif image.size != size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     pixels = np.asarray(image, np.float32) / 255  # (size, size, 3)
-    pixels = (pixels - np.float32(how.mean)) / np.float32(how.std)
+    pixels = (pixels - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 

@@ -8,7 +8,6 @@ Out: image.npy and text.npy, (rows, D) float32 raw outputs in the order of the p
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,9 @@ def infer_features(onnx: Path, features: Path, device: str, threads: int, folder
         ValueError: the features are another tower's.
     """
     if read_export(onnx)["towers"] != json.loads((features / "towers.json").read_text()):
-        raise ValueError(f"{features} comes from other towers than {onnx} was trained on; run `infer` on the towers again")
+        raise ValueError(
+            f"{features} comes from other towers than {onnx} was trained on; run `infer` on the towers again"
+        )
     folder.mkdir()
     for modality in ("image", "text"):
         session = open_session(onnx / f"{modality}.onnx", device, threads)
@@ -135,24 +136,29 @@ def infer(
     """
     if (prepared is None) == (features is None):
         raise ValueError("give either --prepared, a prepared folder, or --features, the towers' outputs of one")
-    if features is not None:
-        embed = partial(infer_features, features=features, device=device, threads=threads)
-    else:
-        embed = partial(infer_items, prepared=prepared, device=device, threads=threads, flip=flip)  # type: ignore[call-arg]
+
+    def embed(model: Path, folder: Path) -> None:
+        if features is not None:
+            infer_features(model, features, device, threads, folder)
+        elif prepared is not None:
+            infer_items(model, prepared, device, threads, flip, folder)
+
     with atomic_path(output) as folder:
         if (onnx / "export.json").exists():
-            embed(onnx=onnx, folder=folder)
+            embed(onnx, folder)
         else:
             folder.mkdir()
             for seed in sorted(onnx.glob("seed*")):
-                embed(onnx=seed, folder=folder / seed.name)
+                embed(seed, folder / seed.name)
     model = next(onnx.rglob("image.onnx"))
     return {"device": device, "providers": open_session(model, device).get_providers(), "dtype": "float32"}
 
 
 def main() -> None:
     """Run from the command line."""
-    made = parser("infer", __doc__, "--onnx results/onnx/clip_lite/towers --prepared data/prepared/clipart9 --output embeddings")
+    made = parser(
+        "infer", __doc__, "--onnx results/onnx/clip_lite/towers --prepared data/prepared/clipart9 --output embeddings"
+    )
     made.add_argument("--onnx", required=True, type=Path, help="exported model, or folder of seeds")
     made.add_argument("--prepared", type=Path, help="prepared folder to embed")
     made.add_argument("--features", type=Path, help="for heads: the towers' outputs")

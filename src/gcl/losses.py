@@ -14,34 +14,15 @@ and the denominator rule says which columns (m, k) the sum Z_ab^j = sum exp(e_a^
     target_only             those of modality b               CL with (image, text) and (text, image): InfoNCE
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 MODALITIES = ("image", "text", "image_text")
-
-
-def columns_kept(denominator: str, a: int, b: int, n: int) -> Tensor:
-    """Return (N, 3, N) bool: row j, modality m, sample k is in the denominator of direction a > b."""
-    kept = torch.ones(n, len(MODALITIES), n, dtype=torch.bool)
-    own = torch.eye(n, dtype=torch.bool)  # (N, N): same sample
-    others = [m for m in range(len(MODALITIES)) if m != b]
-    match denominator:
-        case "full":
-            pass
-        case "no_self":
-            kept[:, a] &= ~own
-        case "no_self_no_copositive":
-            kept[:, others] &= ~own[:, None]
-        case "cross_only":
-            kept[:, a] = False
-        case "target_only":
-            kept[:, others] = False
-        case _:
-            raise ValueError(f"unknown denominator '{denominator}'")
-    return kept
+FLOOR = -1e30  # a logit that is hidden
+SMALLEST = -60.0  # exp() of it is 9e-27 of the largest term, below the rounding of a sum of doubles
 
 
 def duplicates(image_ids: Tensor, text_ids: Tensor) -> Tensor:
@@ -57,7 +38,7 @@ def gcl_loss(
     temperature: float,
     masked: Tensor | None = None,
 ) -> Tensor:
-    """Compute the loss of the module's docstring, exactly.
+    """Compute the loss of the module's docstring, exactly, with its gradient in closed form.
 
     Args:
         embeddings: (N, D) unit vectors by modality: image, text, image_text.
@@ -71,28 +52,116 @@ def gcl_loss(
         (no_self, cross_only) or 0 (no_self_no_copositive, target_only).
 
     Raises:
-        ValueError: an unknown denominator.
+        ValueError: an unknown denominator or modality.
 
     Source: arXiv 2509.25638; the variants remove terms of its denominator.
     """
-    stacked = torch.stack([embeddings[m] for m in MODALITIES])  # (3, N, D)
-    n = stacked.shape[1]
-    blocked = None if masked is None else (masked & ~torch.eye(n, dtype=torch.bool))[:, None]  # (N, 1, N)
-    by_query: dict[int, list[tuple[int, float]]] = {}
+    if denominator not in OWN_COLUMNS:
+        raise ValueError(f"unknown denominator '{denominator}' (known: {', '.join(OWN_COLUMNS)})")
+    by_query: dict[int, dict[int, float]] = {}
     for direction, weight in directions.items():
         a, b = (MODALITIES.index(m) for m in direction.split(">"))
-        by_query.setdefault(a, []).append((b, weight))
+        by_query.setdefault(a, {})[b] = weight
+    stacked = torch.stack([embeddings[m] for m in MODALITIES])  # (3, N, D)
+    loss: Tensor = _ClosedForm.apply(stacked, by_query, denominator, temperature, masked)
+    return loss
+
+
+# Modalities m whose column (m, j) of the row's own sample is in the denominator of direction a > b.
+OWN_COLUMNS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
+    "full": lambda a, b: (0, 1, 2),
+    "no_self": lambda a, b: tuple(m for m in range(3) if m != a),
+    "no_self_no_copositive": lambda a, b: (b,),
+    "cross_only": lambda a, b: tuple(m for m in range(3) if m != a),
+    "target_only": lambda a, b: (b,),
+}
+
+
+def other_columns(denominator: str, a: int, b: int) -> tuple[int, ...]:
+    """Modalities m whose columns (m, k) of other samples k are in the denominator of direction a > b."""
+    if denominator == "target_only":
+        return (b,)
+    return tuple(m for m in range(3) if denominator != "cross_only" or m != a)
+
+
+class _ClosedForm(torch.autograd.Function):
+    """Value and gradient together: with P the softmax over a denominator and Y its positive,
+
+    dL/de_a^j = 1/(N t sum w) sum_ab w_ab sum_c (P - Y)_jc e_c, and each column gets the transpose. One
+    exponential per logit serves all directions of a row, since those that share their other-sample
+    columns differ only in the columns of their own sample.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        stacked: Tensor,
+        by_query: dict[int, dict[int, float]],
+        rule: str,
+        temperature: float,
+        masked: Tensor | None,
+    ) -> Tensor:
+        n = stacked.shape[1]
+        hidden = torch.eye(n, dtype=torch.bool, device=stacked.device)
+        if masked is not None:
+            hidden = hidden | masked
+        scale = 1 / (n * sum(w for targets in by_query.values() for w in targets.values()))
+        total = stacked.new_zeros(())
+        gradient = torch.zeros_like(stacked)
+        for a, targets in by_query.items():
+            groups: dict[tuple[int, ...], dict[int, float]] = {}
+            for b, weight in targets.items():
+                groups.setdefault(other_columns(rule, a, b), {})[b] = weight
+            for columns, group in groups.items():
+                total += _rows(stacked, a, columns, group, rule, temperature, hidden, scale, gradient)
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return upstream * gradient, None, None, None, None
+
+
+def _rows(
+    stacked: Tensor,
+    a: int,
+    columns: tuple[int, ...],
+    targets: dict[int, float],
+    rule: str,
+    temperature: float,
+    hidden: Tensor,
+    scale: float,
+    gradient: Tensor,
+) -> Tensor:
+    """Add the gradient of directions a > b that share `columns`; return their part of the loss."""
+    rows = stacked[a]  # (N, D)
+    others = stacked if len(columns) == len(stacked) else stacked[list(columns)]  # (M, N, D)
+    logits = (rows @ others.flatten(0, 1).T).div_(temperature).view(len(rows), len(columns), len(rows))  # (N, M, N)
+    own = (rows * stacked).sum(2).T / temperature  # (N, 3): all columns of the own sample
+    logits.masked_fill_(hidden[:, None], FLOOR)
+    top = logits.amax((1, 2))  # (N,)
+    # Far below the largest logit nothing is added; the floor spares exp() its slow path for tiny results.
+    logits.sub_(top[:, None, None]).clamp_(min=SMALLEST).exp_().masked_fill_(hidden[:, None], 0)
+    negatives = logits.sum((1, 2)).clamp_(min=torch.finfo(logits.dtype).tiny)
+    log_negatives = negatives.log() + top  # (N,)
+    share = torch.zeros_like(negatives)  # of the negatives in Z, weighted over directions
+    own_gradient = torch.zeros_like(own)
     total = stacked.new_zeros(())
-    for a, targets in by_query.items():
-        logits = torch.einsum("jd,mkd->jmk", stacked[a], stacked) / temperature  # (N, 3, N)
-        log_z: dict[bytes, Tensor] = {}  # rules that ignore b share one log-sum-exp
-        for b, weight in targets:
-            kept = columns_kept(denominator, a, b, n)
-            if blocked is not None:
-                kept &= ~blocked
-            key = b"" if denominator in ("full", "no_self", "cross_only") else bytes([b])
-            if key not in log_z:
-                log_z[key] = logits.masked_fill(~kept, -math.inf).flatten(1).logsumexp(1)  # (N,)
-            positive = logits[:, b].diagonal()  # (N,)
-            total = total + weight * (log_z[key] - positive).mean()
-    return total / sum(directions.values())
+    for b, weight in targets.items():
+        kept = list(OWN_COLUMNS[rule](a, b))
+        log_z = torch.logaddexp(log_negatives, own[:, kept].logsumexp(1))
+        total += weight * (log_z - own[:, b]).sum()
+        share += weight * (log_negatives - log_z).exp()
+        own_gradient[:, kept] += weight * (own[:, kept] - log_z[:, None]).exp()
+        own_gradient[:, b] -= weight
+    factor = scale / temperature
+    logits.mul_((share / negatives * factor)[:, None, None])  # now dL/dlogit / t
+    own_gradient *= factor
+    flat = logits.flatten(1)  # (N, M N)
+    own_gradient = own_gradient.T[..., None]  # (3, N, 1)
+    gradient[a] += flat @ others.flatten(0, 1) + (own_gradient * stacked).sum(0)
+    gradient += own_gradient * rows
+    for column, part in zip(columns, (flat.T @ rows).view_as(others), strict=True):
+        gradient[column] += part
+    return total * scale

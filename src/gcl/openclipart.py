@@ -51,8 +51,8 @@ BY_AUTHOR = re.compile(r"^clipart by [^-]+- *", re.IGNORECASE)
 COLLECTION = re.compile(r"flat icon collection", re.IGNORECASE)
 TOOL = re.compile(r"^(?:created|made|drawn) (?:with|in|using) .*$|^contact:.*$", re.IGNORECASE)
 VARIANT_WORDS = frozenset(
-    "black white bw red green blue yellow orange purple pink brown grey gray gold silver violet colour color"
-    " coloured colored and the of version new simple".split()
+    """black white bw red green blue yellow orange purple pink brown grey gray gold silver violet
+    colour color coloured colored and the of version new simple""".split()
 )
 
 
@@ -135,7 +135,7 @@ def subject_of(title: str) -> str:
 
 def render(file: BinaryIO) -> Image.Image:
     """Decode a PNG, flatten it on white, fit it into a SIDE x SIDE square."""
-    image = Image.open(file)
+    image: Image.Image = Image.open(file)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
     image = image.convert("RGBA")

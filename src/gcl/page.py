@@ -74,10 +74,14 @@ def item_html(item: Shown, pictures: Pictures, is_hit: bool = False) -> str:
     return f'<div class="item{" hit" if is_hit else ""}">{picture}{text}</div>'
 
 
-def gallery(prepared: Path, bench: PreparedBenchmark, tops: dict[str, dict[str, Ranking]], per_task: int, pictures: Pictures) -> str:
+def gallery(
+    prepared: Path, bench: PreparedBenchmark, tops: dict[str, dict[str, Ranking]], per_task: int, pictures: Pictures
+) -> str:
     """Show a few queries of each task with the first candidates of each recipe, global pool, hits marked."""
     shown = shown_items(prepared, bench)
-    table_of = {item: name for name in {n for t in bench.tasks for n in t.pools["global"]} for item in bench.tables[name].ids}
+    table_of = {
+        item: name for name in {n for t in bench.tasks for n in t.pools["global"]} for item in bench.tables[name].ids
+    }
     parts = []
     for task in bench.tasks:
         parts.append(f'<h3 id="{task.name}">{task_label(task.name)}</h3>')

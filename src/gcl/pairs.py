@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from gcl.records import Pair, read_parquet
 
 
-def describe(row: dict[str, list[str] | str]) -> str:
+def describe(row: dict[str, Any]) -> str:
     """Join keywords and description, what is said of a picture besides its title."""
-    return ". ".join(part for part in (", ".join(row["keywords"]), row["description"]) if part)  # type: ignore[arg-type]
+    return ". ".join(part for part in (", ".join(row["keywords"]), row["description"]) if part)
 
 
 def pictures(folder: Path) -> Iterator[Pair]:

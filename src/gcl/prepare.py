@@ -41,7 +41,8 @@ def usable(pairs: list[Pair], limit: float, folder: Path) -> list[Pair]:
     if len(rejects) > limit * len(pairs):
         first = next(iter(rejects.values()))
         raise ValueError(
-            f"{len(rejects)} of {len(pairs)} pairs are unusable, more than reject_limit {limit:.1%} allows; first: {first}"
+            f"{len(rejects)} of {len(pairs)} pairs are unusable, "
+            f"more than reject_limit {limit:.1%} allows; first: {first}"
         )
     return [pair for pair in pairs if pair.image not in rejects]
 

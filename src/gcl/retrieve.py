@@ -84,7 +84,9 @@ def score_pool(query: Vectors, query_modality: str, pool: list[Vectors], mode: s
     return np.concatenate(blocks, axis=1)
 
 
-def rank_task(task: Task, bench: PreparedBenchmark, vectors: dict[str, Vectors], mode: str, stats: Any, k: int) -> Iterator[pa.Table]:
+def rank_task(
+    task: Task, bench: PreparedBenchmark, vectors: dict[str, Vectors], mode: str, stats: Any, k: int
+) -> Iterator[pa.Table]:
     """Yield the ranking of each pool of a task."""
     queries = bench.tables[task.queries].ids
     for pool, names in task.pools.items():
@@ -96,7 +98,9 @@ def rank_task(task: Task, bench: PreparedBenchmark, vectors: dict[str, Vectors],
                 "task": constant(task.name, columns.size),
                 "pool": constant(pool, columns.size),
                 "calibration": constant(mode, columns.size),
-                "query_id": pa.DictionaryArray.from_arrays(np.repeat(np.arange(len(queries), dtype=np.int32), columns.shape[1]), queries),
+                "query_id": pa.DictionaryArray.from_arrays(
+                    np.repeat(np.arange(len(queries), dtype=np.int32), columns.shape[1]), queries
+                ),
                 "candidate_id": pa.DictionaryArray.from_arrays(columns.ravel().astype(np.int32), candidates),
                 "rank": np.tile(np.arange(1, columns.shape[1] + 1, dtype=np.int16), len(queries)),
                 "score": best.ravel(),
@@ -115,7 +119,9 @@ def check_rows(bench: PreparedBenchmark, image: Floats, text: Floats, folder: Pa
     texts = 1 + max(row for t in bench.tables.values() for row in t.text_rows)
     for name, array, wanted in (("image", image, images), ("text", text, texts)):
         if len(array) != wanted:
-            raise ValueError(f"{folder}/{name}.npy has {len(array)} rows, the benchmark {wanted}; delete it and run `infer` again")
+            raise ValueError(
+                f"{folder}/{name}.npy has {len(array)} rows, the benchmark {wanted}; delete it and run `infer` again"
+            )
         if not np.isfinite(array).all():
             raise ValueError(f"{folder}/{name}.npy holds NaN or infinity; delete it and run `infer` again")
     if image.shape[1] != text.shape[1]:
@@ -171,7 +177,9 @@ def retrieve(
 
 def main() -> None:
     """Run from the command line."""
-    made = parser("retrieve", __doc__, "--prepared data/prepared/clipart9 --embeddings ... --onnx ... --output run.parquet")
+    made = parser(
+        "retrieve", __doc__, "--prepared data/prepared/clipart9 --embeddings ... --onnx ... --output run.parquet"
+    )
     made.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
     made.add_argument("--embeddings", required=True, type=Path, help="folder of seeds that `infer` wrote")
     made.add_argument("--onnx", required=True, type=Path, help="exported model of the same seeds")

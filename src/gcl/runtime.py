@@ -41,7 +41,9 @@ def open_session(path: Path, device: str, threads: int = 0) -> onnxruntime.Infer
     options.log_severity_level = 3
     if device == "cuda":
         if not has_cuda():
-            raise ValueError("device: cuda was asked for, but there is no CUDA device; set `device: auto` or `device: cpu`")
+            raise ValueError(
+                "device: cuda was asked for, but there is no CUDA device; set `device: auto` or `device: cpu`"
+            )
         onnxruntime.preload_dlls()  # the libraries that pip installed are not on the loader's path
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[CUDA, CPU] if device == "cuda" else [CPU])
@@ -49,6 +51,7 @@ def open_session(path: Path, device: str, threads: int = 0) -> onnxruntime.Infer
         raise ValueError(f"can't open ONNX graph {path}: {error}") from error
     if device == "cuda" and session.get_providers()[0] != CUDA:
         raise ValueError(
-            f"device: cuda was asked for, but onnxruntime runs on {session.get_providers()}; are CUDA 13 and cuDNN 9 installed?"
+            f"device: cuda was asked for, but onnxruntime runs on "
+            f"{session.get_providers()}; are CUDA 13 and cuDNN 9 installed?"
         )
     return session

@@ -20,7 +20,20 @@ from gcl.command import parser, run
 from gcl.files import atomic_path
 from gcl.records import PreparedBenchmark, Task, read_benchmark, read_parquet
 
-COLUMNS = ("backbone", "recipe", "seed", "benchmark", "task", "pool", "calibration", "measure", "value", "ci_low", "ci_high", "n")
+COLUMNS = (
+    "backbone",
+    "recipe",
+    "seed",
+    "benchmark",
+    "task",
+    "pool",
+    "calibration",
+    "measure",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n",
+)
 
 
 class Ranking(NamedTuple):
@@ -109,7 +122,14 @@ def score_rankings(
 
 
 def score(
-    run_file: Path, prepared: Path, backbone: str, recipe: str, benchmark: str, measures: list[str], resamples: int, output: Path
+    run_file: Path,
+    prepared: Path,
+    backbone: str,
+    recipe: str,
+    benchmark: str,
+    measures: list[str],
+    resamples: int,
+    output: Path,
 ) -> None:
     """Score a run into the folder `output`.
 

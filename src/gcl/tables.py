@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,17 +37,17 @@ class Summary(NamedTuple):
     """A mean with the spread over seeds and the bootstrap interval over queries, all in percent."""
 
     mean: float
-    deviation: float  # over seeds; 0 for one seed
+    deviation: float  # over seeds; NaN for one seed
     low: float
     high: float
 
     def short(self) -> str:
-        """Format as mean ± deviation."""
-        return f"{self.mean:.1f} ± {self.deviation:.1f}"
+        """Format as mean ± deviation, the mean alone for one seed."""
+        return f"{self.mean:.1f}" + (f" ± {self.deviation:.1f}" if np.isfinite(self.deviation) else "")
 
     def long(self) -> str:
         """Format with the interval."""
-        return f"{self.mean:.1f} ± {self.deviation:.1f} [{self.low:.1f}, {self.high:.1f}]"
+        return f"{self.short()} [{self.low:.1f}, {self.high:.1f}]"
 
 
 def read_result(folder: Path, backbone: str, recipe: str, measure: str) -> Result:
@@ -56,8 +57,12 @@ def read_result(folder: Path, backbone: str, recipe: str, measure: str) -> Resul
     numbers = table[measure].to_numpy()
     seeds = sorted(set(columns["seed"].tolist()))
     blocks: dict[Key, list[np.ndarray]] = {}
-    edges = [0, *(1 + np.flatnonzero(np.any([c[1:] != c[:-1] for c in columns.values()], axis=0))).tolist(), len(numbers)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    edges = [
+        0,
+        *(1 + np.flatnonzero(np.any([c[1:] != c[:-1] for c in columns.values()], axis=0))).tolist(),
+        len(numbers),
+    ]
+    for start, stop in pairwise(edges):
         key = Key(*(str(columns[n][start]) for n in ("task", "pool", "calibration")))
         blocks.setdefault(key, []).append(numbers[start:stop])
     return Result(backbone, recipe, seeds, {key: np.stack(rows) for key, rows in blocks.items()})
@@ -76,7 +81,7 @@ def summarise(values: np.ndarray, resamples: int) -> Summary:
     """Summarise (seeds, Q) results in 0..1."""
     by_seed = values.mean(1) * 100
     low, high = interval(values.mean(0)[:, None].astype(np.float32), resample_counts(values.shape[1], resamples))
-    deviation = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else 0.0
+    deviation = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else float("nan")
     return Summary(float(by_seed.mean()), deviation, float(low[0]) * 100, float(high[0]) * 100)
 
 
@@ -125,7 +130,18 @@ def full_table(rows: list[dict[str, Any]], bench: PreparedBenchmark, pool: str) 
 
 def csv_rows(rows: list[dict[str, Any]], bench: PreparedBenchmark) -> tuple[list[str], list[list[str]]]:
     """The same numbers in long form."""
-    header = ["backbone", "recipe", "calibration", "pool", "task", "seeds", "mean", "deviation_over_seeds", "ci_low", "ci_high"]
+    header = [
+        "backbone",
+        "recipe",
+        "calibration",
+        "pool",
+        "task",
+        "seeds",
+        "mean",
+        "deviation_over_seeds",
+        "ci_low",
+        "ci_high",
+    ]
     names = ["mean", *(task.name for task in bench.tasks)]
     where = ("backbone", "recipe", "calibration", "pool")
     return header, [

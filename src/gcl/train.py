@@ -56,6 +56,7 @@ def train_seed(name: str, backbone: Backbone, recipe: Recipe, seed: int, paths: 
 
     # One thread: the result doesn't depend on how many cores the job was given.
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # gradients of far negatives are denormal, and slow as such
     start = None if paths["init"] is None else read_checkpoint(paths["init"] / f"seed{seed}", name)
     about = {"backbone": name, "trainable": recipe.trainable, "recipe": json.loads(to_json(recipe)), "seed": seed}
     label = f"train {folder.parent.name} seed {seed}"

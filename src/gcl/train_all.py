@@ -37,7 +37,9 @@ def weight_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     ]
 
 
-def draws(n: int, views: list[list[int]], recipe: Recipe, seed: int) -> Iterator[tuple[list[int], list[int], list[bool]]]:
+def draws(
+    n: int, views: list[list[int]], recipe: Recipe, seed: int
+) -> Iterator[tuple[list[int], list[int], list[bool]]]:
     """Yield rows, text rows and mirroring of each batch, epoch after epoch."""
     generator = np.random.default_rng(seed)
     for _ in range(recipe.epochs):
@@ -61,7 +63,9 @@ def train_all(
     texts = read_parquet(pairs / "texts.parquet")["text"].to_pylist()
     per_epoch = len(prepared.image_rows) // recipe.batch_size
     if per_epoch == 0:
-        raise ValueError(f"{len(prepared.image_rows)} pairs don't fill one batch of {recipe.batch_size}; lower batch_size")
+        raise ValueError(
+            f"{len(prepared.image_rows)} pairs don't fill one batch of {recipe.batch_size}; lower batch_size"
+        )
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     family = lookup(FAMILIES, backbone.family, "backbone family", "src/gcl/backbones/__init__.py")
@@ -84,12 +88,16 @@ def train_all(
         images = [load(locations[prepared.image_rows[r]], backbone.preprocess) for r in rows]
         pixels = torch.from_numpy(np.stack([i[:, :, ::-1] if m else i for i, m in zip(images, mirrored, strict=True)]))
         ids = torch.from_numpy(to_ids(tokenizer, [texts[t] for t in text_rows]))
-        unit = triplet(encode["image"](pixels.to(device)).float(), encode["text"](ids.to(device)).float(), backbone.fusion)
+        unit = triplet(
+            encode["image"](pixels.to(device)).float(), encode["text"](ids.to(device)).float(), backbone.fusion
+        )
         same = duplicates(torch.from_numpy(prepared.image_rows[rows]), torch.tensor(text_rows))
         rule = recipe.loss
         # The loss is small next to the towers; on the CPU its masks need no device of their own.
         unit = {m: v.cpu() for m, v in unit.items()}
-        loss = gcl_loss(unit, rule.directions, rule.denominator, rule.temperature, same if rule.mask_duplicates else None)
+        loss = gcl_loss(
+            unit, rule.directions, rule.denominator, rule.temperature, same if rule.mask_duplicates else None
+        )
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -97,5 +105,13 @@ def train_all(
         if not np.isfinite(value := loss.item()):
             raise ValueError(f"{name}: loss is {value} at step {step}; lower learning_rate or raise the temperature")
         rate = optimizer.param_groups[0]["lr"]
-        curve.append({"step": step, "epoch": step // per_epoch, "loss": value, "learning_rate": rate, "duplicates": int(same.sum()) // 2})
+        curve.append(
+            {
+                "step": step,
+                "epoch": step // per_epoch,
+                "loss": value,
+                "learning_rate": rate,
+                "duplicates": int(same.sum()) // 2,
+            }
+        )
     return {k: v.detach().cpu().clone() for k, v in copy.copy(model.state_dict()).items()}, curve

@@ -26,17 +26,23 @@ class Features(NamedTuple):
     flipped: Tensor  # (P, F) of mirrored images
     text: Tensor  # (T, G) of distinct texts
     image_ids: Tensor  # (P,) equal for equal images
-    text_rows: list[list[int]]  # per pair, rows of `text`, the full caption first
+    text_rows: Tensor  # (P, V) rows of `text`, the full caption first; short lists repeat their first
+    views: Tensor  # (P,) how many of them are distinct
 
 
 def read_features(pairs: Path, features: Path) -> Features:
     """Read tower outputs of a prepared folder of pairs."""
     prepared = read_pairs(pairs)
-    image, flipped, text = (torch.from_numpy(np.load(features / f"{n}.npy")) for n in ("image", "image_flipped", "text"))
+    image, flipped, text = (
+        torch.from_numpy(np.load(features / f"{n}.npy")) for n in ("image", "image_flipped", "text")
+    )
     rows = torch.from_numpy(prepared.image_rows.copy())
     if int(rows.max()) >= len(image):
         raise ValueError(f"{features} has {len(image)} images, the pairs name row {int(rows.max())}; run `infer` again")
-    return Features(image[rows], flipped[rows], text, rows, prepared.text_rows)
+    widest = max(map(len, prepared.text_rows))
+    texts = torch.tensor([row + row[:1] * (widest - len(row)) for row in prepared.text_rows])
+    views = torch.tensor([len(row) for row in prepared.text_rows])
+    return Features(image[rows], flipped[rows], text, rows, texts, views)
 
 
 class Batch(NamedTuple):
@@ -59,8 +65,7 @@ def batches(data: Features, recipe: Recipe, generator: torch.Generator) -> Itera
         rows = order[start : start + size]
         mirrored = torch.rand(size, generator=generator) < (0.5 if recipe.flip else 0.0)
         draw = torch.rand(size, generator=generator)
-        views = [data.text_rows[int(r)] for r in rows]
-        texts = torch.tensor([v[int(u * len(v))] for v, u in zip(views, draw.tolist(), strict=True)])
+        texts = data.text_rows[rows, (draw * data.views[rows]).long()]
         image = torch.where(mirrored[:, None], data.flipped[rows], data.image[rows])
         yield Batch(image, data.text[texts], data.image_ids[rows], texts)
 
@@ -97,8 +102,11 @@ def train_heads(
         raise ValueError(f"{len(data.image)} pairs don't fill one batch of {recipe.batch_size}; lower batch_size")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    full = data.text[[rows[0] for rows in data.text_rows]]
-    heads = {"image": Head("image", data.image, embedding, recipe.dropout), "text": Head("text", full, embedding, recipe.dropout)}
+    full = data.text[data.text_rows[:, 0]]
+    heads = {
+        "image": Head("image", data.image, embedding, recipe.dropout),
+        "text": Head("text", full, embedding, recipe.dropout),
+    }
     if start is not None:
         for head in heads.values():
             head.unfold(start)
@@ -114,13 +122,17 @@ def train_heads(
     total = min(recipe.epochs * steps_per_epoch, recipe.max_steps or 10**9)
     curve: list[dict[str, float]] = []
     stream = (batch for _ in range(recipe.epochs) for batch in batches(data, recipe, generator))
-    for step, batch in enumerate(progress((b for _, b in zip(range(total), stream, strict=False)), name, "step", total)):
+    for step, batch in enumerate(
+        progress((b for _, b in zip(range(total), stream, strict=False)), name, "step", total)
+    ):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, total, recipe)
         same = duplicates(batch.image_ids, batch.text_ids)
         unit = triplet(heads["image"](batch.image), heads["text"](batch.text), fusion)
         rule = recipe.loss
-        loss = gcl_loss(unit, rule.directions, rule.denominator, rule.temperature, same if rule.mask_duplicates else None)
+        loss = gcl_loss(
+            unit, rule.directions, rule.denominator, rule.temperature, same if rule.mask_duplicates else None
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -128,7 +140,15 @@ def train_heads(
         if not np.isfinite(value):
             raise ValueError(f"{name}: loss is {value} at step {step}; lower learning_rate or raise the temperature")
         rate = optimizer.param_groups[0]["lr"]
-        curve.append({"step": step, "epoch": step // steps_per_epoch, "loss": value, "learning_rate": rate, "duplicates": int(same.sum()) // 2})
+        curve.append(
+            {
+                "step": step,
+                "epoch": step // steps_per_epoch,
+                "loss": value,
+                "learning_rate": rate,
+                "duplicates": int(same.sum()) // 2,
+            }
+        )
     return {k: v for head in heads.values() for k, v in head.folded().items()}, curve
 
 

@@ -49,7 +49,11 @@ def load_in_order(module: "nn.Module", state: "dict[str, Tensor]", name: str) ->
     ours = [k for k in module.state_dict() if not k.endswith("num_batches_tracked")]
     theirs = theirs[: len(theirs) - 2]
     shapes = module.state_dict()
-    wrong = [f"{o} {tuple(shapes[o].shape)} <- {k} {tuple(v.shape)}" for o, (k, v) in zip(ours, theirs, strict=False) if shapes[o].shape != v.shape]
+    wrong = [
+        f"{o} {tuple(shapes[o].shape)} <- {k} {tuple(v.shape)}"
+        for o, (k, v) in zip(ours, theirs, strict=False)
+        if shapes[o].shape != v.shape
+    ]
     if len(theirs) != len(ours) or wrong:
         raise ValueError(f"{name} holds {len(theirs)} tensors, the tower {len(ours)}; first that differ: {wrong[:3]}")
     module.load_state_dict({o: v for o, (_, v) in zip(ours, theirs, strict=True)}, strict=False)

@@ -38,7 +38,8 @@ def read_clipart9(folder: Path, split: str) -> tuple[dict[str, list[Item]], list
             number += 1
             add(tables, "pool", number, f"{path}::{other['picture_id']}", describe(other))
             qrels += [
-                Qrel(t.name, item_id(t.query_modality, query_number), item_id(t.candidate_modality, number)) for t in tasks
+                Qrel(t.name, item_id(t.query_modality, query_number), item_id(t.candidate_modality, number))
+                for t in tasks
             ]
     return tables, tasks, qrels
 

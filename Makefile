@@ -1,0 +1,52 @@
+# make run    set everything up and run the demo        make test     set up and run all checks
+# make setup  only set up                               make restore  after dvc pull: bless what was pulled
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3.11
+BIN := .venv/bin
+# Commands of the environment first, so that rules and DVC find them.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+CORES ?= all
+
+.PHONY: run test setup check lock restore repro clean
+
+run: setup
+	snakemake --cores $(CORES)
+	@echo "tables: results/tables/summary.md   page: results/report.html"
+
+test: setup check
+	pytest
+
+check: setup
+	ruff check src tests
+	ruff format --check src tests
+	snakefmt --check Snakefile workflow
+	mypy
+	snakemake --cores 1 -n --quiet all > /dev/null
+	snakemake --cores 1 -n --quiet all --configfile config/paper.yaml > /dev/null
+
+setup: .venv/done
+
+.venv/done: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+lock:
+	$(BIN)/python -m pip install --quiet --upgrade --editable '.[dev]'
+	{ echo "# Exact versions of everything; \`make setup\` installs these. Made by \`make lock\`."; \
+	  $(BIN)/python -m pip freeze --exclude-editable; } > requirements.lock
+
+# After `dvc pull` the files are right but their times are not: write Snakemake's records anew, without
+# running a job, and only if DVC finds every file as dvc.lock says.
+restore: setup
+	dvc pull
+	dvc status | tee /dev/stderr | grep -q "up to date"
+	snakemake --cores 1 --touch --forceall --quiet all
+
+repro: setup
+	dvc repro
+
+clean:
+	rm -rf results/* .snakemake
