@@ -33,10 +33,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class File:
-    """One file of a data set, and where it comes from. Exactly one source is set, or none for a shipped file."""
+    """One file of a data set, and where it comes from. At most one source is set, none for a shipped file.
 
-    sha256: Sha256
-    bytes: Count
+    A hub file at a pinned revision may lack its hash until somebody has downloaded it: fetched.json
+    says what was found.
+    """
+
+    sha256: Sha256 | None = None
+    bytes: Count | None = None
     path: str  # below data/<name>/
     package: str | None = None  # "module/inner/path": a file of an installed Python package
     urls: list[str] = field(default_factory=list)  # tried in order

@@ -1,10 +1,14 @@
 """Where images lie, and how they become arrays.
 
-A location is a path, relative to the working folder, to an image file; or path::id for the row `id` of
-a Parquet file with the columns picture_id and image (encoded bytes).
+A location is a path, relative to the working folder, to an image file; path.zip::name for a member of a
+zip file, which is read in place; or path.parquet::id for the row `id` of a Parquet file with the columns
+picture_id and image (encoded bytes).
 """
 
 import io
+import threading
+import zipfile
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,15 +28,23 @@ def packed_images(path: str) -> dict[str, bytes]:
     return dict(zip(table["picture_id"].to_pylist(), table["image"].to_pylist(), strict=True))
 
 
+@lru_cache(maxsize=32)
+def open_zip(path: str, thread: int) -> zipfile.ZipFile:
+    """Open a zip file, once per thread: its directory is large and its file position is shared."""
+    return zipfile.ZipFile(path)
+
+
 def read_bytes(location: str) -> bytes:
     """Return the encoded image at a location."""
     path, separator, key = location.partition("::")
     if not separator:
         return Path(path).read_bytes()
     try:
+        if path.endswith(".zip"):
+            return open_zip(path, threading.get_ident()).read(key)
         return packed_images(path)[key]
-    except KeyError:
-        raise ValueError(f"{path} has no image '{key}'") from None
+    except (KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} has no image '{key}': {error}") from None
 
 
 def decode(data: bytes, name: str) -> Image.Image:

@@ -1,0 +1,101 @@
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import unit_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from gcl.records import write_benchmark
+from gcl.retrieve import retrieve, top_k
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    scores=hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 12)), elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0])),
+    k=st.integers(1, 15),
+)
+def test_top_k_is_a_stable_sort(scores, k):
+    best, columns = top_k(scores, k)
+    for row, got, where in zip(scores, best, columns, strict=True):
+        expected = sorted(range(len(row)), key=lambda c: (-row[c], c))[:k]
+        assert where.tolist() == expected
+        assert got.tolist() == row[expected].tolist()
+
+
+def test_top_k_refuses_nan_and_zero():
+    with pytest.raises(ValueError, match="NaN"):
+        top_k(np.array([[0.0, np.nan]], np.float32), 1)
+    with pytest.raises(ValueError, match="k is 0"):
+        top_k(np.zeros((1, 2), np.float32), 0)
+
+
+@pytest.fixture
+def ready(tmp_path, toy_benchmark, rng):
+    """A prepared benchmark with random embeddings of one seed and a minimal export."""
+    prepared, embeddings, onnx = tmp_path / "prepared", tmp_path / "embeddings", tmp_path / "onnx"
+    prepared.mkdir()
+    write_benchmark(prepared, *toy_benchmark, {"measures": ["Success@1"]})
+    (embeddings / "seed0").mkdir(parents=True)
+    np.save(embeddings / "seed0/image.npy", unit_rows(rng, 3, 4))
+    np.save(embeddings / "seed0/text.npy", unit_rows(rng, 7, 4))
+    (onnx / "seed0").mkdir(parents=True)
+    (onnx / "seed0/export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
+    return prepared, embeddings, onnx, tmp_path / "run.parquet"
+
+
+def test_ranking_equals_the_obvious_loop(ready):
+    prepared, embeddings, onnx, output = ready
+    retrieve(prepared, embeddings, onnx, ["none"], 100, None, output)
+    image, text = np.load(embeddings / "seed0/image.npy"), np.load(embeddings / "seed0/text.npy")
+    # In order of first use texts 0..2 are the queries, 3..6 the text candidates; images 2 and 3 are one.
+    pool = {"i0": image[0], "i1": image[1], "i2": image[2], "i3": image[2]} | {f"t{i}": text[3 + i] for i in range(4)}
+    rows = [r for r in pq.read_table(output).to_pylist() if r["pool"] == "global"]
+    for q in range(3):
+        cosines = {c: float(text[q] @ v) for c, v in pool.items()}
+        expected = sorted(pool, key=lambda c: (-round(cosines[c], 5), list(pool).index(c)))
+        found = [r for r in rows if r["query_id"] == f"q{q}"]
+        assert [r["candidate_id"] for r in found] == expected
+        assert [r["rank"] for r in found] == list(range(1, 9))
+        np.testing.assert_allclose([r["score"] for r in found], [cosines[c] for c in expected], rtol=1e-5)
+
+
+def test_equal_items_tie_exactly_and_the_lower_row_wins(ready):
+    prepared, embeddings, onnx, output = ready
+    retrieve(prepared, embeddings, onnx, ["none"], 100, None, output)
+    for query in ("q0", "q1", "q2"):
+        rows = {r["candidate_id"]: r for r in pq.read_table(output).to_pylist() if r["query_id"] == query and r["pool"] == "local"}
+        assert rows["i2"]["score"] == rows["i3"]["score"]
+        assert rows["i3"]["rank"] == rows["i2"]["rank"] + 1
+
+
+def test_trec_files_have_six_fields_and_falling_scores(ready, tmp_path):
+    prepared, embeddings, onnx, output = ready
+    retrieve(prepared, embeddings, onnx, ["none"], 2, tmp_path / "trec", output)
+    path = tmp_path / "trec/run.t_i.global.none.seed0.trec"
+    lines = [line.split() for line in path.read_text().splitlines()]
+    assert len(lines) == 6
+    assert all(len(line) == 6 and line[1] == "Q0" for line in lines)
+    assert [line[3] for line in lines] == ["1", "2"] * 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [(5, "text.npy has 5 rows, the benchmark 7"), (None, "text.npy holds NaN")],
+)
+def test_embeddings_of_something_else_are_refused(ready, rng, rows, message):
+    prepared, embeddings, onnx, output = ready
+    bad = unit_rows(rng, rows or 7, 4)
+    bad[0, 0] = bad[0, 0] if rows else np.nan
+    np.save(embeddings / "seed0/text.npy", bad)
+    with pytest.raises(ValueError, match=message):
+        retrieve(prepared, embeddings, onnx, ["none"], 3, None, output)
+    assert not output.exists()
+
+
+def test_calibration_without_statistics_is_refused(ready):
+    prepared, embeddings, onnx, output = ready
+    with pytest.raises(ValueError, match="'center' needs statistics"):
+        retrieve(prepared, embeddings, onnx, ["center"], 3, None, output)
