@@ -72,7 +72,13 @@ def test_value_and_gradient_are_those_of_the_formula(seed, n, rule, weights, tem
 
 @pytest.mark.parametrize(
     ("rule", "floor"),
-    [("full", math.log(3)), ("no_self", math.log(2)), ("no_self_no_copositive", 0), ("cross_only", math.log(2)), ("target_only", 0)],
+    [
+        ("full", math.log(3)),
+        ("no_self", math.log(2)),
+        ("no_self_no_copositive", 0),
+        ("cross_only", math.log(2)),
+        ("target_only", 0),
+    ],
 )
 def test_floor_when_positives_coincide_and_negatives_are_far(rule, floor):
     # Four samples on orthogonal axes, all three modalities equal; at t = 0.01 a negative weighs exp(-100).
@@ -84,7 +90,9 @@ def test_cl_is_the_symmetric_cross_entropy():
     e = random_embeddings(1, 8, 5)
     logits = e["image"] @ e["text"].T / 0.07
     labels = torch.arange(8)
-    expected = (torch.nn.functional.cross_entropy(logits, labels) + torch.nn.functional.cross_entropy(logits.T, labels)) / 2
+    expected = (
+        torch.nn.functional.cross_entropy(logits, labels) + torch.nn.functional.cross_entropy(logits.T, labels)
+    ) / 2
     torch.testing.assert_close(gcl_loss(e, CL, "target_only", 0.07), expected)
 
 
@@ -97,7 +105,11 @@ def test_float32_stays_finite_and_right_at_small_temperatures(rule, temperature)
     wanted = gcl_loss(exact, ALL, rule, temperature)
     found = gcl_loss(single, ALL, rule, temperature)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
-    for x, y in zip(torch.autograd.grad(found, list(single.values())), torch.autograd.grad(wanted, list(exact.values())), strict=True):
+    for x, y in zip(
+        torch.autograd.grad(found, list(single.values())),
+        torch.autograd.grad(wanted, list(exact.values())),
+        strict=True,
+    ):
         torch.testing.assert_close(x.double(), y, rtol=1e-3, atol=1e-4 / temperature)
 
 

@@ -14,7 +14,11 @@ from gcl.retrieve import retrieve, top_k
 
 @settings(max_examples=200, deadline=None)
 @given(
-    scores=hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 12)), elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0])),
+    scores=hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 5), st.integers(1, 12)),
+        elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0]),
+    ),
     k=st.integers(1, 15),
 )
 def test_top_k_is_a_stable_sort(scores, k):
@@ -66,7 +70,11 @@ def test_equal_items_tie_exactly_and_the_lower_row_wins(ready):
     prepared, embeddings, onnx, output = ready
     retrieve(prepared, embeddings, onnx, ["none"], 100, None, output)
     for query in ("q0", "q1", "q2"):
-        rows = {r["candidate_id"]: r for r in pq.read_table(output).to_pylist() if r["query_id"] == query and r["pool"] == "local"}
+        rows = {
+            r["candidate_id"]: r
+            for r in pq.read_table(output).to_pylist()
+            if r["query_id"] == query and r["pool"] == "local"
+        }
         assert rows["i2"]["score"] == rows["i3"]["score"]
         assert rows["i3"]["rank"] == rows["i2"]["rank"] + 1
 

@@ -22,7 +22,7 @@ from gcl.progress import progress
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16  # what an interruption may lose
 TIMEOUT_S = 60
 
 
@@ -72,7 +72,7 @@ def download(url: str, part: Path, size: int) -> None:
         resumed = reply.status_code == requests.codes.partial_content
         with part.open("ab" if resumed else "wb") as file:
             chunks = reply.iter_content(CHUNK)
-            for chunk in progress(chunks, part.stem, "MB", total=size // CHUNK + 1):
+            for chunk in progress(chunks, f"{part.stem} (64 KiB blocks)", "block", total=-(-size // CHUNK)):
                 if file.tell() + len(chunk) > size:
                     raise ValueError(f"more than the expected {size} bytes")
                 file.write(chunk)

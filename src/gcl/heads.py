@@ -30,7 +30,7 @@ def hidden_width(modality: str, features: int, embedding: int) -> int:
 
 
 class Head(nn.Module):
-    """Features (B, F) -> tower output (B, D).
+    """Standardised features (B, F) -> tower output (B, D).
 
     Without a bias in the first layer (text) features are scaled but not shifted: there is nothing that
     could hold the shift.
@@ -48,9 +48,12 @@ class Head(nn.Module):
         self.register_buffer("deviation", deviation + 1e-3 * deviation.mean())
         self.register_buffer("mean", features.mean(0) if self.keys.bias else torch.zeros(features.shape[1]))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Return raw outputs; normalising is fusion's part."""
-        standard = (features - self.mean) / self.deviation
+    def standardise(self, features: Tensor) -> Tensor:
+        """Return what `forward` takes; done once for all training features."""
+        return (features - self.mean) / self.deviation
+
+    def forward(self, standard: Tensor) -> Tensor:
+        """Return raw outputs (B, D) of standardised features; normalising is fusion's part."""
         output: Tensor = self.second(self.between(self.first(standard)))
         return output
 

@@ -107,6 +107,11 @@ def train_heads(
         "image": Head("image", data.image, embedding, recipe.dropout),
         "text": Head("text", full, embedding, recipe.dropout),
     }
+    data = data._replace(
+        image=heads["image"].standardise(data.image),
+        flipped=heads["image"].standardise(data.flipped),
+        text=heads["text"].standardise(data.text),
+    )
     if start is not None:
         for head in heads.values():
             head.unfold(start)

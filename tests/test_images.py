@@ -1,0 +1,100 @@
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gcl import images
+from gcl.config import Benchmark, Preprocess
+from gcl.images import decode, load, read_bytes, to_array
+from gcl.prepare import prepare_benchmark, prepare_pairs
+from gcl.records import Item, Pair, Qrel, Task
+
+HOW = Preprocess(size=8, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+def encoded(image, form="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def picture(rng):
+    return Image.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8))
+
+
+def test_pixels_are_normalised_channel_first():
+    array = to_array(Image.new("RGB", (8, 8), (255, 0, 128)), HOW)
+    assert array.shape == (3, 8, 8)
+    np.testing.assert_allclose(array[:, 0, 0], [2, -2, (128 / 255 - 0.5) / 0.25], atol=1e-6)
+
+
+def test_shortest_crop_keeps_the_middle():
+    wide = Image.new("RGB", (32, 8), "white")
+    wide.paste((255, 0, 0), (12, 0, 20, 8))
+    array = to_array(wide, Preprocess(size=8, resize="shortest_crop", mean=(0, 0, 0), std=(1, 1, 1)))
+    np.testing.assert_allclose(array[:, 4, 4], [1, 0, 0], atol=1e-6)
+
+
+def test_transparency_becomes_white():
+    assert decode(encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 0))), "x").getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "I;16", "CMYK"])
+def test_every_mode_becomes_rgb(mode):
+    form = "TIFF" if mode == "CMYK" else "PNG"
+    assert decode(encoded(Image.new(mode, (4, 4)), form), "x").mode == "RGB"
+
+
+@pytest.mark.parametrize(("cut", "reason"), [(200, "can't decode image x"), (0, "can't decode image x")])
+def test_a_truncated_image_is_named(picture, cut, reason):
+    with pytest.raises(ValueError, match=rf"{reason} \({cut} bytes\)"):
+        decode(encoded(picture)[:cut], "x")
+
+
+def test_an_image_that_claims_too_many_pixels_is_refused_before_decoding(monkeypatch, picture):
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    with pytest.raises(ValueError, match="40x30|30x40"):
+        decode(encoded(picture), "x")
+
+
+def test_images_are_read_in_place_from_a_zip(tmp_path, picture):
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as file:
+        file.writestr("00000/1.png", encoded(picture))
+    location = f"{tmp_path}/images.zip::00000/1.png"
+    np.testing.assert_array_equal(load(location, HOW), to_array(picture, HOW))
+    with pytest.raises(ValueError, match="has no image '00000/2.png'"):
+        read_bytes(f"{tmp_path}/images.zip::00000/2.png")
+
+
+def broken_reader(tmp_path, picture, n_broken):
+    paths = []
+    for i in range(10):
+        path = tmp_path / f"{i}.png"
+        path.write_bytes(encoded(picture)[: 100 if i < n_broken else None])
+        paths.append(str(path))
+    return lambda folder: (Pair(str(i), p, ("a caption",)) for i, p in enumerate(paths))
+
+
+def test_broken_training_images_are_listed_and_bounded(tmp_path, picture, monkeypatch):
+    monkeypatch.setitem(prepare_pairs.__globals__["PAIR_READERS"], "toy", broken_reader(tmp_path, picture, 2))
+    prepare_pairs(tmp_path, "toy", 0.2, None, tmp_path / "out")
+    lines = (tmp_path / "out/rejects.csv").read_text().splitlines()
+    assert len(lines) == 3
+    assert "0.png" in lines[1]
+    with pytest.raises(ValueError, match=r"2 of 10 pairs are unusable, more than reject_limit 10.0%"):
+        prepare_pairs(tmp_path, "toy", 0.1, None, tmp_path / "out2")
+    assert not (tmp_path / "out2").exists()
+
+
+def test_a_broken_benchmark_image_is_fatal(tmp_path, picture, monkeypatch):
+    (tmp_path / "x.png").write_bytes(encoded(picture)[:50])
+    items = {"query": [Item("q", "text", ())], "pool": [Item("c", None, (str(tmp_path / "x.png"),))]}
+    task = Task("t", "text", "image", "query", {"local": ["pool"]})
+    readers = prepare_benchmark.__globals__["BENCHMARK_READERS"]
+    monkeypatch.setitem(readers, "toy", lambda folder, split: (items, [task], [Qrel("t", "q", "c")]))
+    row = Benchmark(dataset="d", reader="toy", split="s", title="t", measures=["Success@1"], headline="Success@1")
+    with pytest.raises(ValueError, match=r"1 images of the benchmark are unreadable:\n.*x\.png"):
+        prepare_benchmark(tmp_path, row, None, tmp_path / "out")

@@ -1,0 +1,41 @@
+import pytest
+
+from gcl.records import Item, Qrel, read_benchmark, read_parquet, write_benchmark
+
+
+def test_a_benchmark_survives_the_disk(tmp_path, toy_benchmark):
+    write_benchmark(tmp_path, *toy_benchmark, {"title": "toy"})
+    back = read_benchmark(tmp_path)
+    assert back.tasks == toy_benchmark[1]
+    assert back.tables["pool_image"].image_rows == [(0,), (1,), (2,), (2,)]  # equal images share a row
+    assert back.tables["pool_image"].text_rows == [-1] * 4
+    assert back.qrels["t_i"] == {"q0": {"i0": 1, "i1": 1}, "q1": {"i2": 1}}
+    assert back.about == {"title": "toy"}
+
+
+def test_a_duplicate_id_is_named(tmp_path, toy_benchmark):
+    tables, tasks, qrels = toy_benchmark
+    tables["pool_text"].append(Item("t1", "again", ()))
+    with pytest.raises(ValueError, match="id 't1' occurs twice in table 'pool_text'"):
+        write_benchmark(tmp_path, tables, tasks, qrels, {})
+
+
+@pytest.mark.parametrize(("query", "candidate", "named"), [("q9", "i0", "query 'q9'"), ("q0", "i9", "candidate 'i9'")])
+def test_a_qrel_that_points_nowhere_is_named(tmp_path, toy_benchmark, query, candidate, named):
+    tables, tasks, qrels = toy_benchmark
+    with pytest.raises(ValueError, match=named):
+        write_benchmark(tmp_path, tables, tasks, [*qrels, Qrel("t_i", query, candidate)], {})
+
+
+def test_an_empty_pool_is_refused(tmp_path, toy_benchmark):
+    tables, tasks, qrels = toy_benchmark
+    with pytest.raises(ValueError, match="table 'pool_image' is empty"):
+        write_benchmark(tmp_path, {**tables, "pool_image": []}, tasks, qrels, {})
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 but no more"])
+def test_a_broken_parquet_is_named_with_its_size(tmp_path, content):
+    path = tmp_path / "x.parquet"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"x\.parquet \({len(content)} bytes\) as Parquet"):
+        read_parquet(path)
