@@ -1,5 +1,6 @@
 """Figures as SVG, each with a CSV of the numbers behind it. Same input, same bytes."""
 
+import contextlib
 import csv
 import re
 from pathlib import Path
@@ -36,9 +37,14 @@ class View(NamedTuple):
     shares: dict[str, dict[str, float]]  # query modality -> candidate modality -> share of the top 10, global
 
 
-def gap(view: View) -> float:
+def styled() -> contextlib.AbstractContextManager[None]:
+    """Draw in our style, with ids that don't change from run to run."""
+    return plt.rc_context(STYLE)
+
+
+def gap(units: dict[str, Floats]) -> float:
     """Distance between the centroids of image and text candidates: the modality gap, 0..2."""
-    return float(np.linalg.norm(view.units["image"].mean(0) - view.units["text"].mean(0)))
+    return float(np.linalg.norm(units["image"].mean(0) - units["text"].mean(0)))
 
 
 def save(folder: Path, name: str, header: list[str], rows: list[list[Any]]) -> None:
@@ -122,7 +128,7 @@ def projections(folder: Path, views: list[View]) -> None:
             xy = (view.units[modality] - middle) @ basis.T  # (n, 2)
             axes.scatter(*xy.T, s=3, alpha=0.5, color=COLOURS[modality], label=modality, linewidths=0)
             rows += [[view.recipe, modality, float(x), float(y)] for x, y in xy]
-        axes.set_title(f"{view.recipe}: gap {gap(view):.2f}", fontsize=9)
+        axes.set_title(f"{view.recipe}: gap {gap(view.units):.2f}", fontsize=9)
         axes.set_xticks([])
         axes.set_yticks([])
     panels[0][0].legend(fontsize=7, markerscale=3, frameon=False)

@@ -1,10 +1,11 @@
 """Write the tables, the figures and the page from all scores.
 
 In:  <results>/{scores,runs,embeddings,checkpoints,prepared}/ of everything the config asks for.
-Out: <results>/scores.csv, tables/, figures/, report.html.
+Out: <results>/scores.csv, metrics.json, tables/, figures/, report.html.
 """
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,18 @@ from gcl.figures import (
     modality_shares,
     projections,
     rank_curves,
+    styled,
     task_bars,
     temperatures,
     training_curves,
 )
-from gcl.files import atomic_path
+from gcl.files import atomic_path, write_json
 from gcl.page import Pictures, gallery, inline_figures, page, table_html
 from gcl.progress import progress
 from gcl.records import PreparedBenchmark, read_benchmark
 from gcl.score import COLUMNS, write_csv
 from gcl.tables import Result, average, csv_rows, difference, full_rows, full_table, markdown, read_result, summarise
-from gcl.views import first_rankings, view_recipe
+from gcl.views import first_rankings, units_of, view_recipe
 
 GALLERY_QUERIES = 3  # per task
 CAPTIONS = {
@@ -72,7 +74,7 @@ def read_results(config: Config, results: Path, benchmark: str, measure: str) ->
 
 
 def summary(
-    title: str, measure: str, results: list[Result], views: dict[str, View], bench: PreparedBenchmark, config: Config
+    title: str, measure: str, results: list[Result], gaps: dict[str, float], bench: PreparedBenchmark, config: Config
 ) -> str:
     """Write the short table: each recipe with and without calibration, its modality gap, and paired steps."""
     tasks = [task.name for task in bench.tasks]
@@ -89,8 +91,7 @@ def summary(
         ):
             values = average(result, tasks, pool, mode) if mode in modes else None
             row.append("–" if values is None else summarise(values, config.resamples).long())
-        view = views.get(f"{result.backbone}/{result.recipe}")
-        cells.append([*row, f"{gap(view):.2f}" if view else "–"])
+        cells.append([*row, f"{gaps[f'{result.backbone}/{result.recipe}']:.2f}"])
     header = ["recipe", "global", "global, center_zscore", "local", "local, center_zscore", "modality gap"]
     text = f"""# {title}: {measure}, mean of {len(tasks)} tasks
 
@@ -202,41 +203,53 @@ def read_curves(checkpoints: Path) -> dict[int, list[float]]:
     return curves
 
 
-def collect_views(project: Project, results: Path, benchmark: str, bench: PreparedBenchmark) -> dict[str, View]:
-    """Read the embeddings and rankings of every backbone and recipe, keyed backbone/recipe."""
+def collect_views(project: Project, results: Path, benchmark: str, bench: PreparedBenchmark) -> list[View]:
+    """Read the embeddings and rankings of the first backbone's recipes in the first experiment."""
     config = project.config
-    names = [(backbone, recipe) for backbone in config.backbones for recipe in recipes_of(config)]
-    return {
-        f"{backbone}/{recipe}": view_recipe(
+    backbone = config.backbones[0]
+    return [
+        view_recipe(
             recipe,
             results / "runs" / backbone / recipe / f"{benchmark}.parquet",
             results / "embeddings" / backbone / recipe / benchmark,
             project.backbones[backbone].fusion,
             bench,
         )
-        for backbone, recipe in progress(names, "read runs", "recipe")
+        for recipe in progress(config.experiments[0].recipes, "read runs", "recipe")
+    ]
+
+
+def collect_gaps(project: Project, results: Path, benchmark: str, bench: PreparedBenchmark) -> dict[str, float]:
+    """Return the modality gap of every backbone and recipe, keyed backbone/recipe."""
+    config = project.config
+    return {
+        f"{backbone}/{recipe}": gap(
+            units_of(results / "embeddings" / backbone / recipe / benchmark, project.backbones[backbone].fusion, bench)
+        )
+        for backbone in config.backbones
+        for recipe in recipes_of(config)
     }
 
 
 def report_benchmark(
     project: Project, results: Path, benchmark: str, tables: Path, figures: Path, pictures: Pictures
-) -> list[tuple[str, str]]:
-    """Write tables and figures of one benchmark; return the sections of its page."""
+) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    """Write tables and figures of one benchmark; return the sections of its page and the means of its tasks."""
     config, row = project.config, project.benchmarks[benchmark]
     bench = read_benchmark(results / "prepared" / benchmark)
     found = read_results(config, results, benchmark, row.headline)
-    views = collect_views(project, results, benchmark, bench)
+    gaps = collect_gaps(project, results, benchmark, bench)
     rows = full_rows(found, bench, config)
-    text = summary(row.title, row.headline, found, views, bench, config)
+    text = summary(row.title, row.headline, found, gaps, bench, config)
     numbers = write_tables(
         tables, benchmark, row.title, row.headline, row.aliases.get(row.headline, ""), text, rows, bench
     )
     sections = [(row.title, table_html(text))]
     backbone, shown = config.backbones[0], config.experiments[0].recipes
     if benchmark == config.benchmarks[0]:
-        names = write_figures(
-            figures, project, found, [views[f"{backbone}/{r}"] for r in shown], rows, bench, results, row.headline
-        )
+        views = collect_views(project, results, benchmark, bench)
+        with styled():
+            names = write_figures(figures, project, found, views, rows, bench, results, row.headline)
         sections.append(("Figures", inline_figures(figures, {name: CAPTIONS[name] for name in names})))
     chosen = dict.fromkeys([shown[0], *shown[1:2], shown[-1]])
     tops = {r: first_rankings(results / "runs" / backbone / r / f"{benchmark}.parquet", bench) for r in chosen}
@@ -244,7 +257,16 @@ def report_benchmark(
         (f"What {row.title} finds", gallery(results / "prepared" / benchmark, bench, tops, GALLERY_QUERIES, pictures))
     )
     sections.append((f"All numbers of {row.title}", table_html(numbers)))
-    return sections
+    return sections, means(rows)
+
+
+def means(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return backbone -> recipe -> calibration -> pool -> percent, for `dvc metrics`."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        by_recipe = found.setdefault(row["backbone"], {}).setdefault(row["recipe"], {})
+        by_recipe.setdefault(row["calibration"], {})[row["pool"]] = round(row["mean"].mean, 4)
+    return found
 
 
 def report(config: Config, registries: Path) -> None:
@@ -253,11 +275,14 @@ def report(config: Config, registries: Path) -> None:
     results = Path(config.results)
     pictures = Pictures()
     sections: list[tuple[str, str]] = []
+    metrics: dict[str, Any] = {}
     with atomic_path(results / "tables") as tables, atomic_path(results / "figures") as figures:
         tables.mkdir()
         figures.mkdir()
         for benchmark in config.benchmarks:
-            sections += report_benchmark(project, results, benchmark, tables, figures, pictures)
+            made, metrics[benchmark] = report_benchmark(project, results, benchmark, tables, figures, pictures)
+            sections += made
+    write_json(results / "metrics.json", metrics)
     with atomic_path(results / "scores.csv") as path:
         write_csv(path, COLUMNS, merge_scores(config, results))  # type: ignore[arg-type]
     with atomic_path(results / "report.html") as path:
@@ -266,8 +291,6 @@ def report(config: Config, registries: Path) -> None:
 
 def from_config(config: Config) -> dict[str, Any]:
     """Return a config as the plain dict that `load` checks."""
-    import json
-
     value: dict[str, Any] = json.loads(to_json(config))
     return value
 

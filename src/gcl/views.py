@@ -67,14 +67,29 @@ def pool_modalities(bench: PreparedBenchmark) -> dict[str, str]:
     return {name: task.candidate_modality for task in bench.tasks for name in task.pools["local"]}
 
 
-def view_recipe(recipe: str, run: Path, embeddings: Path, fusion: str, bench: PreparedBenchmark) -> View:
-    """Collect everything the figures show of one recipe."""
+def item_units(embeddings: Path, fusion: str, bench: PreparedBenchmark) -> dict[str, Vectors]:
+    """Return the unit vectors of every table by the first seed."""
     seed = sorted(embeddings.glob("seed*"))[0]
     image, text = np.load(seed / "image.npy"), np.load(seed / "text.npy")
-    vectors = {name: item_vectors(t, image, text, "none", fusion, None) for name, t in bench.tables.items()}
+    return {name: item_vectors(t, image, text, "none", fusion, None) for name, t in bench.tables.items()}
+
+
+def by_modality(vectors: dict[str, Vectors], bench: PreparedBenchmark) -> dict[str, Floats]:
+    """Return the distinct candidates of each modality, (n, D)."""
     units: dict[str, list[Floats]] = {m: [] for m in MODALITIES}
     for name, modality in pool_modalities(bench).items():
         units[modality].append(vectors[name].distinct)
+    return {m: np.concatenate(parts) for m, parts in units.items() if parts}
+
+
+def units_of(embeddings: Path, fusion: str, bench: PreparedBenchmark) -> dict[str, Floats]:
+    """Return the unit vectors of the candidates by modality."""
+    return by_modality(item_units(embeddings, fusion, bench), bench)
+
+
+def view_recipe(recipe: str, run: Path, embeddings: Path, fusion: str, bench: PreparedBenchmark) -> View:
+    """Collect everything the figures show of one recipe."""
+    vectors = item_units(embeddings, fusion, bench)
     positives, others = {}, {}
     for task in bench.tasks:
         (pool,) = task.pools["local"]
@@ -82,5 +97,4 @@ def view_recipe(recipe: str, run: Path, embeddings: Path, fusion: str, bench: Pr
         positives[task.name], others[task.name] = task_cosines(vectors[task.queries], vectors[pool], found)
     top = first_rankings(run, bench)
     hits = {name: first_hits(ranking, bench) for name, ranking in top.items()}
-    joined = {m: np.concatenate(parts) for m, parts in units.items() if parts}
-    return View(recipe, joined, positives, others, hits, shares(top, bench))
+    return View(recipe, by_modality(vectors, bench), positives, others, hits, shares(top, bench))

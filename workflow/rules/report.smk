@@ -1,5 +1,5 @@
 # IN:  results/scores/, results/runs/, results/embeddings/, results/checkpoints/
-# OUT: results/scores.csv, results/tables/, results/figures/, results/report.html
+# OUT: results/scores.csv, results/metrics.json, results/tables/, results/figures/, results/report.html
 
 
 rule report:
@@ -12,6 +12,7 @@ rule report:
         code=code("report"),
     output:
         f"{R}/scores.csv",
+        f"{R}/metrics.json",
         directory(f"{R}/tables"),
         directory(f"{R}/figures"),
         f"{R}/report.html",
