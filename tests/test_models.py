@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from gcl.backbones.timm_hf import load_by_name, load_in_order
-from gcl.export import compare, export_heads, head_keys
+from gcl.backbones.timm_hf import HEAD_KEYS, load_by_name, load_in_order
+from gcl.checkpoints import read_checkpoint, write_checkpoint
+from gcl.export import compare, export_heads
 from gcl.graphs import check_free, export_module, head_graph
-from gcl.heads import KEYS, Head, apply_folded
+from gcl.heads import Head, apply_folded
 from gcl.infer import infer_features, run_batches
 from gcl.records import Pair, write_pairs
 from gcl.runtime import has_cuda, open_session
-from gcl.train import read_checkpoint, train_seed, write_checkpoint
+from gcl.train import train_seed
 
 
 @pytest.fixture
@@ -54,10 +55,6 @@ def test_stored_heads_fit_open_clip_strictly(project, features):
         state = Head(modality, x, config["embed_dim"], 0.0).folded()
         module.load_state_dict({k.removeprefix(prefix): v for k, v in state.items()})
         torch.testing.assert_close(module.eval()(x), apply_folded(modality, state, x))
-
-
-def test_the_two_lists_of_head_names_agree():
-    assert head_keys() == {m: tuple(k) for m, k in KEYS.items()}
 
 
 def test_a_head_of_other_shape_is_refused(features):
@@ -109,7 +106,7 @@ def test_a_graph_with_a_fixed_batch_is_refused(tmp_path, features):
 @pytest.mark.parametrize("modality", ["image", "text"])
 def test_a_head_graph_computes_the_head(tmp_path, modality, features):
     state = Head(modality, features, 8, 0.0).folded()
-    keys = KEYS[modality]
+    keys = HEAD_KEYS[modality]
     bias = state[keys.bias].numpy() if keys.bias else None
     head_graph(state[keys.first].numpy(), bias, state[keys.second].numpy(), tmp_path / "h.onnx")
     found = run_batches(open_session(tmp_path / "h.onnx", "cpu"), features.numpy())
@@ -129,7 +126,7 @@ def trained(tmp_path, project, rng):
         np.save(features / f"{name}.npy", rng.normal(size=shape).astype(np.float32))
     (towers / "export.json").write_text(json.dumps({"graphs": {"image": "of these towers"}}))
     (features / "towers.json").write_text(json.dumps({"image": "of these towers"}))
-    paths = {"pairs": pairs, "features": features, "data": tmp_path, "init": None}
+    paths = {"pairs": pairs, "features": features, "data": tmp_path, "init": None, "device": "cpu"}
     backbone = project.backbones["clip_lite"]
     train_seed("clip_lite", backbone, recipe, 0, paths, tmp_path / "run/seed0")
     return tmp_path, backbone, recipe, paths
@@ -224,3 +221,20 @@ def test_pickled_objects_are_not_loaded(tmp_path):
     torch.save({"x": shutil.rmtree}, tmp_path / "w.pth")
     with pytest.raises(Exception, match="[Ww]eights.only|Unsupported"):
         load_untrusted(tmp_path / "w.pth")
+
+
+@pytest.mark.skipif(has_cuda(), reason="there is a CUDA device")
+def test_training_on_cuda_without_a_gpu_is_an_error():
+    from gcl.train_all import choose_device
+
+    with pytest.raises(ValueError, match="device: cuda was asked for, but there is no CUDA device"):
+        choose_device("cuda")
+    assert choose_device("auto").type == "cpu"
+
+
+def test_a_cut_checkpoint_is_named(tmp_path):
+    write_checkpoint(tmp_path / "s", "heads.safetensors", {"x": torch.zeros(9)}, {"backbone": "b"}, [{"step": 0}])
+    path = tmp_path / "s/heads.safetensors"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"can't read .*heads\.safetensors"):
+        read_checkpoint(tmp_path / "s", "b")

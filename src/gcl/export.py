@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from gcl import calibrate
+from gcl.backbones.timm_hf import HEAD_KEYS
+from gcl.checkpoints import read_about, read_checkpoint
 from gcl.command import parser, run
 from gcl.config import Backbone, from_json, to_json
 from gcl.files import atomic_path, sha256_file
@@ -113,9 +115,9 @@ def export_heads(
     sample = np.load(checkpoint / "parity.npz")
     folder.mkdir()
     parity, outputs = {}, {}
-    for modality, keys in head_keys().items():
+    for modality, keys in HEAD_KEYS.items():
         path = folder / f"{modality}.onnx"
-        head_graph(state[keys[0]], state[keys[1]] if keys[1] else None, state[keys[2]], path)
+        head_graph(state[keys.first], state[keys.bias] if keys.bias else None, state[keys.second], path)
         session = open_session(path, "cpu", 1)
         found = run_batches(session, sample[f"{modality}_features"])
         parity[modality] = compare(sample[f"{modality}_outputs"], found, str(path.name))
@@ -132,29 +134,9 @@ def fit(outputs: dict[str, np.ndarray], pairs: Path, fusion: str) -> calibrate.C
     return calibrate.fit(outputs["image"][prepared.image_rows], outputs["text"][full], fusion)
 
 
-def head_keys() -> dict[str, tuple[str, str | None, str]]:
-    """Names of the heads' tensors; a copy of heads.KEYS without importing torch (a test compares them)."""
-    return {
-        "image": ("visual.head.mlp.fc1.weight", "visual.head.mlp.fc1.bias", "visual.head.mlp.fc2.weight"),
-        "text": ("text.proj.0.weight", None, "text.proj.2.weight"),
-    }
-
-
-def read_about(checkpoint: Path, name: str) -> dict[str, Any]:
-    """Read checkpoint.json and check whose it is."""
-    try:
-        about: dict[str, Any] = json.loads((checkpoint / "checkpoint.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{checkpoint} is no checkpoint: {error}") from error
-    if about["backbone"] != name:
-        raise ValueError(f"{checkpoint} is a checkpoint of backbone '{about['backbone']}', expected '{name}'")
-    return about
-
-
 def export_all(name: str, backbone: Backbone, checkpoint: Path, data: Path, pairs: Path, folder: Path) -> None:
     """Export the encoders of one fully trained seed; its calibration is fitted on the training pairs."""
     from gcl.backbones import FAMILIES
-    from gcl.train import read_checkpoint
 
     about = read_about(checkpoint, name)
     family = lookup(FAMILIES, backbone.family, "backbone family", "src/gcl/backbones/__init__.py")

@@ -4,24 +4,10 @@ A head trains on standardised features, which makes one learning rate fit both t
 with the standardisation folded into its first layer, so that stock open_clip modules hold it.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
-
-class Keys(NamedTuple):
-    """Names of a head's tensors in open_clip's state dict."""
-
-    first: str
-    bias: str | None
-    second: str
-
-
-KEYS = {
-    "image": Keys("visual.head.mlp.fc1.weight", "visual.head.mlp.fc1.bias", "visual.head.mlp.fc2.weight"),
-    "text": Keys("text.proj.0.weight", None, "text.proj.2.weight"),
-}
+from gcl.backbones.timm_hf import HEAD_KEYS
 
 
 def hidden_width(modality: str, features: int, embedding: int) -> int:
@@ -39,7 +25,7 @@ class Head(nn.Module):
     def __init__(self, modality: str, features: Tensor, embedding: int, dropout: float) -> None:
         """Take mean and deviation from training features (P, F)."""
         super().__init__()
-        self.keys = KEYS[modality]
+        self.keys = HEAD_KEYS[modality]
         width = hidden_width(modality, features.shape[1], embedding)
         self.first = nn.Linear(features.shape[1], width, bias=self.keys.bias is not None)
         self.between = nn.Sequential(nn.GELU(), nn.Dropout(dropout))
@@ -86,7 +72,7 @@ class Head(nn.Module):
 
 def apply_folded(modality: str, state: dict[str, Tensor], features: Tensor) -> Tensor:
     """Run a stored head on plain features (B, F): what ONNX is compared with."""
-    keys = KEYS[modality]
+    keys = HEAD_KEYS[modality]
     bias = state[keys.bias] if keys.bias is not None else None
     hidden = nn.functional.gelu(nn.functional.linear(features, state[keys.first], bias))
     return nn.functional.linear(hidden, state[keys.second])

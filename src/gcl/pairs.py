@@ -1,5 +1,6 @@
 """Readers of training pairs: from a data set's files to (id, image, captions)."""
 
+import csv
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,4 +36,40 @@ def lcs558k(folder: Path) -> Iterator[Pair]:
         yield Pair(row["id"], f"{folder / 'images.zip'}::{row['image']}", tuple(answers[:1]))
 
 
-READERS: dict[str, Callable[[Path], Iterator[Pair]]] = {"pictures": pictures, "lcs558k": lcs558k}
+IMAGE_COLUMNS = ("filepath", "image", "image_path", "path", "file_name")
+CAPTION_COLUMNS = ("title", "caption", "text")
+
+
+def column(found: list[str], wanted: tuple[str, ...], what: str, path: Path) -> str:
+    """Return the column that holds `what`, by its usual names."""
+    for name in wanted:
+        if name in found:
+            return name
+    raise ValueError(
+        f"{path} has no column for the {what}: found {', '.join(found)}; name it one of {', '.join(wanted)}"
+    )
+
+
+def table(folder: Path) -> Iterator[Pair]:
+    """Read pairs.csv or pairs.tsv: a column of image paths, relative to the file, and one of captions.
+
+    The separator is whichever of comma, tab and semicolon the header has most of. Empty captions are
+    left for `prepare` to reject and list.
+    """
+    path = next((p for p in (folder / "pairs.csv", folder / "pairs.tsv") if p.exists()), None)
+    if path is None:
+        raise ValueError(f"{folder} holds neither pairs.csv nor pairs.tsv")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        header = file.readline()
+        file.seek(0)
+        rows = csv.DictReader(file, delimiter=max(",\t;", key=header.count), strict=True)
+        found = list(rows.fieldnames or [])
+        image, caption = column(found, IMAGE_COLUMNS, "image", path), column(found, CAPTION_COLUMNS, "caption", path)
+        try:
+            for number, row in enumerate(rows, 1):
+                yield Pair(str(number), str(folder / (row[image] or "")), (row[caption] or "",))
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {rows.line_num}: {error}") from error
+
+
+READERS: dict[str, Callable[[Path], Iterator[Pair]]] = {"pictures": pictures, "lcs558k": lcs558k, "table": table}

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gcl.checkpoints import read_curves
 from gcl.command import parser, run
 from gcl.config import Config, Experiment, Project, experiment_of, from_json, load, to_json
 from gcl.figures import (
@@ -192,15 +193,6 @@ def write_figures(
     cosines(folder, views)
     training_curves(folder, {recipe: read_curves(paths / "checkpoints" / backbone / recipe) for recipe in shown})
     return [*names, "projection", "modalities", "ranks", "cosines", "curves"]
-
-
-def read_curves(checkpoints: Path) -> dict[int, list[float]]:
-    """Read the losses of every seed."""
-    curves = {}
-    for seed in sorted(checkpoints.glob("seed*")):
-        with (seed / "curve.csv").open(newline="") as file:
-            curves[int(seed.name.removeprefix("seed"))] = [float(row["loss"]) for row in csv.DictReader(file)]
-    return curves
 
 
 def collect_views(project: Project, results: Path, benchmark: str, bench: PreparedBenchmark) -> list[View]:

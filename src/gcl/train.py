@@ -5,48 +5,18 @@ In:  prepared pairs; for `trainable: heads` the towers' features of them, for `t
 Out: <output>/seed<n>/ with weights as safetensors, checkpoint.json, curve.csv and, for heads, parity.npz.
 """
 
-import csv
 import json
 import logging
 import multiprocessing
 from pathlib import Path
 from typing import Any
 
+from gcl.checkpoints import read_checkpoint, write_checkpoint
 from gcl.command import parser, run
 from gcl.config import Backbone, Recipe, from_json, to_json
 from gcl.files import atomic_path
 
 log = logging.getLogger(__name__)
-
-
-def write_checkpoint(folder: Path, file: str, state: Any, about: dict[str, Any], curve: list[dict[str, float]]) -> None:
-    """Write weights, what they are, and the curve."""
-    from safetensors.torch import save_file
-
-    folder.mkdir()
-    save_file(dict(sorted(state.items())), folder / file)
-    (folder / "checkpoint.json").write_text(json.dumps(about | {"weights": file}, indent=2, sort_keys=True) + "\n")
-    with (folder / "curve.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(curve[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(curve)
-
-
-def read_checkpoint(folder: Path, backbone: str) -> dict[str, Any]:
-    """Read the weights of a checkpoint.
-
-    Raises:
-        ValueError: there is none, or it is another backbone's.
-    """
-    from safetensors.torch import load_file
-
-    try:
-        about = json.loads((folder / "checkpoint.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} is no checkpoint: {error}") from error
-    if about["backbone"] != backbone:
-        raise ValueError(f"{folder} is a checkpoint of backbone '{about['backbone']}', expected '{backbone}'")
-    return load_file(folder / about["weights"])
 
 
 def train_seed(name: str, backbone: Backbone, recipe: Recipe, seed: int, paths: dict[str, Any], folder: Path) -> None:
@@ -72,7 +42,7 @@ def train_seed(name: str, backbone: Backbone, recipe: Recipe, seed: int, paths: 
     else:
         from gcl.train_all import train_all
 
-        state, curve = train_all(backbone, paths["data"], paths["pairs"], recipe, seed, start, label)
+        state, curve = train_all(backbone, paths["data"], paths["pairs"], recipe, seed, start, label, paths["device"])
         write_checkpoint(folder, "open_clip_model.safetensors", state, about, curve)
 
 
@@ -85,11 +55,12 @@ def train(
     data: Path,
     features: Path | None,
     init: Path | None,
+    device: str,
     workers: int,
     output: Path,
 ) -> None:
     """Train every seed; several at a time if `workers` allows, with the same result."""
-    paths = {"pairs": pairs, "data": data, "features": features, "init": init}
+    paths = {"pairs": pairs, "data": data, "features": features, "init": init, "device": device}
     with atomic_path(output) as folder:
         folder.mkdir()
         tasks = [(name, backbone, recipe, seed, paths, folder / f"seed{seed}") for seed in seeds]
@@ -112,6 +83,7 @@ def main() -> None:
     made.add_argument("--data", type=Path, default=Path("data"), help="folder of fetched data sets")
     made.add_argument("--features", type=Path, help="towers' outputs for the pairs (trainable: heads)")
     made.add_argument("--init", type=Path, help="checkpoints of the recipe that is continued")
+    made.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"], help="for trainable: all")
     made.add_argument("--workers", type=int, default=1, help="seeds trained at the same time")
     made.add_argument("--output", required=True, type=Path, help="folder to write")
     run(made, train)

@@ -50,13 +50,29 @@ def draws(
             yield rows, texts, (generator.random(len(rows)) < (0.5 if recipe.flip else 0.0)).tolist()
 
 
+def choose_device(name: str) -> torch.device:
+    """Turn auto, cuda or cpu into a device; cuda without a GPU is an error."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: cuda was asked for, but there is no CUDA device; set `device: auto` or `device: cpu`")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
 def train_all(
-    backbone: Backbone, data: Path, pairs: Path, recipe: Recipe, seed: int, start: dict[str, Tensor] | None, name: str
+    backbone: Backbone,
+    data: Path,
+    pairs: Path,
+    recipe: Recipe,
+    seed: int,
+    start: dict[str, Tensor] | None,
+    name: str,
+    device_name: str,
 ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     """Train one seed; return the model's state dict and the curve.
 
     Raises:
-        ValueError: fewer pairs than one batch, an unreadable image, or a loss that is no longer finite.
+        ValueError: fewer pairs than one batch, no such device, an unreadable image, or a loss that is no longer finite.
     """
     prepared = read_pairs(pairs)
     locations = read_parquet(pairs / "images.parquet")["location"].to_pylist()
@@ -67,7 +83,7 @@ def train_all(
             f"{len(prepared.image_rows)} pairs don't fill one batch of {recipe.batch_size}; lower batch_size"
         )
     torch.manual_seed(seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(device_name)
     family = lookup(FAMILIES, backbone.family, "backbone family", "src/gcl/backbones/__init__.py")
     model = family.build(backbone, data)
     if start is not None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from gcl.backbones.timm_hf import HEAD_KEYS
 from gcl.config import Recipe
-from gcl.heads import KEYS, Head, apply_folded
+from gcl.heads import Head, apply_folded
 from gcl.losses import duplicates, gcl_loss
 from gcl.progress import progress
 from gcl.records import read_pairs
@@ -160,5 +161,5 @@ def train_heads(
 def parity_sample(data: Features, state: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """Return features and torch's outputs for them, the reference of the ONNX export."""
     sample = {"image": data.image[:PARITY_ROWS], "text": data.text[:PARITY_ROWS]}
-    outputs = {f"{m}_outputs": apply_folded(m, state, sample[m]).numpy() for m in KEYS}
-    return {f"{m}_features": sample[m].numpy() for m in KEYS} | outputs
+    outputs = {f"{m}_outputs": apply_folded(m, state, sample[m]).numpy() for m in HEAD_KEYS}
+    return {f"{m}_features": sample[m].numpy() for m in HEAD_KEYS} | outputs

@@ -34,10 +34,11 @@ rule train:
         backbone=lambda w: to_json(PROJECT.backbones[w.backbone]),
         recipe=lambda w: to_json(PROJECT.recipes[w.recipe]),
         seeds=lambda w: seeds(w.recipe),
+        device=CONFIG.device,
         paths=flags("pairs", "features", "init"),
     shell:
         "python -m gcl.train --name {wildcards.backbone} --backbone {params.backbone:q} --recipe {params.recipe:q}"
-        " --seeds {params.seeds} {params.paths:q} --workers {threads}"
+        " --seeds {params.seeds} {params.paths:q} --device {params.device} --workers {threads}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 

@@ -5,12 +5,26 @@ Torch and open_clip are imported on use: the config is read by processes that ne
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gcl.config import Backbone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+class Keys(NamedTuple):
+    """Names of a head's tensors in open_clip's state dict."""
+
+    first: str
+    bias: str | None
+    second: str
+
+
+HEAD_KEYS = {
+    "image": Keys("visual.head.mlp.fc1.weight", "visual.head.mlp.fc1.bias", "visual.head.mlp.fc2.weight"),
+    "text": Keys("text.proj.0.weight", None, "text.proj.2.weight"),
+}
 
 
 def build(backbone: Backbone, data: Path) -> "nn.Module":
