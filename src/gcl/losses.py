@@ -105,6 +105,7 @@ class _ClosedForm(torch.autograd.Function):
         hidden = torch.eye(n, dtype=torch.bool, device=stacked.device)
         if masked is not None:
             hidden = hidden | masked
+        hidden_at = hidden.nonzero(as_tuple=True)  # few: rows and samples that are no negatives
         scale = 1 / (n * sum(w for targets in by_query.values() for w in targets.values()))
         total = stacked.new_zeros(())
         gradient = torch.zeros_like(stacked)
@@ -113,7 +114,7 @@ class _ClosedForm(torch.autograd.Function):
             for b, weight in targets.items():
                 groups.setdefault(other_columns(rule, a, b), {})[b] = weight
             for columns, group in groups.items():
-                total += _rows(stacked, a, columns, group, rule, temperature, hidden, scale, gradient)
+                total += _rows(stacked, a, columns, group, rule, temperature, hidden_at, scale, gradient)
         ctx.save_for_backward(gradient)
         return total
 
@@ -130,7 +131,7 @@ def _rows(
     targets: dict[int, float],
     rule: str,
     temperature: float,
-    hidden: Tensor,
+    hidden_at: tuple[Tensor, ...],
     scale: float,
     gradient: Tensor,
 ) -> Tensor:
@@ -139,10 +140,12 @@ def _rows(
     others = stacked if len(columns) == len(stacked) else stacked[list(columns)]  # (M, N, D)
     logits = (rows @ others.flatten(0, 1).T).div_(temperature).view(len(rows), len(columns), len(rows))  # (N, M, N)
     own = (rows * stacked).sum(2).T / temperature  # (N, 3): all columns of the own sample
-    logits.masked_fill_(hidden[:, None], FLOOR)
+    j, k = hidden_at
+    logits[j, :, k] = FLOOR
     top = logits.amax((1, 2))  # (N,)
     # Far below the largest logit nothing is added; the floor spares exp() its slow path for tiny results.
-    logits.sub_(top[:, None, None]).clamp_(min=SMALLEST).exp_().masked_fill_(hidden[:, None], 0)
+    logits.sub_(top[:, None, None]).clamp_(min=SMALLEST).exp_()
+    logits[j, :, k] = 0
     negatives = logits.sum((1, 2)).clamp_(min=torch.finfo(logits.dtype).tiny)
     log_negatives = negatives.log() + top  # (N,)
     share = torch.zeros_like(negatives)  # of the negatives in Z, weighted over directions

@@ -23,8 +23,7 @@ PARITY_ROWS = 32
 class Features(NamedTuple):
     """Tower outputs of the training pairs."""
 
-    image: Tensor  # (P, F) float32
-    flipped: Tensor  # (P, F) of mirrored images
+    images: Tensor  # (2 P, F) float32, the pairs' images and then the same mirrored
     text: Tensor  # (T, G) of distinct texts
     image_ids: Tensor  # (P,) equal for equal images
     text_rows: Tensor  # (P, V) rows of `text`, the full caption first; short lists repeat their first
@@ -43,7 +42,7 @@ def read_features(pairs: Path, features: Path) -> Features:
     widest = max(map(len, prepared.text_rows))
     texts = torch.tensor([row + row[:1] * (widest - len(row)) for row in prepared.text_rows])
     views = torch.tensor([len(row) for row in prepared.text_rows])
-    return Features(image[rows], flipped[rows], text, rows, texts, views)
+    return Features(torch.cat([image[rows], flipped[rows]]), text, rows, texts, views)
 
 
 class Batch(NamedTuple):
@@ -60,15 +59,14 @@ def batches(data: Features, recipe: Recipe, generator: torch.Generator) -> Itera
 
     The last pairs that don't fill a batch wait for another epoch's order.
     """
-    n, size = len(data.image), recipe.batch_size
+    n, size = len(data.image_ids), recipe.batch_size
     order = torch.randperm(n, generator=generator)
     for start in range(0, n - size + 1, size):
         rows = order[start : start + size]
         mirrored = torch.rand(size, generator=generator) < (0.5 if recipe.flip else 0.0)
         draw = torch.rand(size, generator=generator)
         texts = data.text_rows[rows, (draw * data.views[rows]).long()]
-        image = torch.where(mirrored[:, None], data.flipped[rows], data.image[rows])
-        yield Batch(image, data.text[texts], data.image_ids[rows], texts)
+        yield Batch(data.images[rows + n * mirrored], data.text[texts], data.image_ids[rows], texts)
 
 
 def triplet(image: Tensor, text: Tensor, fusion: str) -> dict[str, Tensor]:
@@ -98,19 +96,18 @@ def train_heads(
     Raises:
         ValueError: fewer pairs than one batch, or the loss is no longer finite.
     """
-    steps_per_epoch = len(data.image) // recipe.batch_size
+    steps_per_epoch = len(data.image_ids) // recipe.batch_size
     if steps_per_epoch == 0:
-        raise ValueError(f"{len(data.image)} pairs don't fill one batch of {recipe.batch_size}; lower batch_size")
+        raise ValueError(f"{len(data.image_ids)} pairs don't fill one batch of {recipe.batch_size}; lower batch_size")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     full = data.text[data.text_rows[:, 0]]
     heads = {
-        "image": Head("image", data.image, embedding, recipe.dropout),
+        "image": Head("image", data.images[: len(data.image_ids)], embedding, recipe.dropout),
         "text": Head("text", full, embedding, recipe.dropout),
     }
     data = data._replace(
-        image=heads["image"].standardise(data.image),
-        flipped=heads["image"].standardise(data.flipped),
+        images=heads["image"].standardise(data.images),
         text=heads["text"].standardise(data.text),
     )
     if start is not None:
@@ -160,6 +157,6 @@ def train_heads(
 
 def parity_sample(data: Features, state: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """Return features and torch's outputs for them, the reference of the ONNX export."""
-    sample = {"image": data.image[:PARITY_ROWS], "text": data.text[:PARITY_ROWS]}
+    sample = {"image": data.images[:PARITY_ROWS], "text": data.text[:PARITY_ROWS]}
     outputs = {f"{m}_outputs": apply_folded(m, state, sample[m]).numpy() for m in HEAD_KEYS}
     return {f"{m}_features": sample[m].numpy() for m in HEAD_KEYS} | outputs
