@@ -4,15 +4,12 @@ IN:  config/*.yaml, data/openclipart/pictures.parquet
 OUT: results/tables, results/figures, results/report.html
 """
 
-from snakemake.utils import min_version, validate
+from snakemake.utils import min_version
 
 min_version("9.27")
 
 
 configfile: "config/config.yaml"
-
-
-validate(config, "workflow/schemas/config.schema.json")
 
 
 include: "workflow/rules/common.smk"

@@ -118,11 +118,17 @@ def test_scoring_again_gives_the_same_bytes(clone):
     assert {name: (results / name).read_bytes() for name in names} == before
 
 
-def test_a_bad_choice_stops_before_any_job(clone, tmp_path):
-    overlay = {**yaml.safe_load((clone / "config/smoke.yaml").read_text()), "backbones": ["clip_lit"]}
-    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(overlay))
-    text = snakemake(clone, "-n", "--configfile", str(tmp_path / "bad.yaml"), ok=False)
-    assert "unknown backbone 'clip_lit' (did you mean 'clip_lite'?)" in text
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"backbones": ["clip_lit"]}, "unknown backbone 'clip_lit' (did you mean 'clip_lite'?)"),
+        ({"deppth": 3}, "config/config.yaml: unknown key 'deppth' (did you mean 'depth'?)"),
+        ({"depth": "many"}, "config/config.yaml: depth: Input should be a valid integer"),
+    ],
+)
+def test_a_bad_choice_stops_before_any_job(clone, tmp_path, keys, message):
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(keys))
+    assert message in snakemake(clone, "-n", *SMOKE, str(tmp_path / "bad.yaml"), ok=False)
 
 
 def test_a_job_that_fails_says_why_and_leaves_nothing(clone, tmp_path):
