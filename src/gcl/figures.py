@@ -169,7 +169,7 @@ def cosines(folder: Path, views: list[View]) -> None:
                 )
                 rows += [[view.recipe, task, kind, float(x), float(d)] for x, d in zip(edges, density, strict=False)]
             axes.set_yticks([])
-            if line is panels[0]:
+            if view is views[0]:
                 axes.set_title(task_label(task), fontsize=8)
         line[0].set_ylabel(view.recipe, fontsize=7)
     save(folder, "cosines", ["recipe", "task", "kind", "cosine", "density"], rows)
@@ -190,5 +190,5 @@ def modality_shares(folder: Path, views: list[View]) -> None:
         axes.set_xlabel("top 10 (%)")
     panels[0].set_yticks(range(len(views)), [view.recipe for view in views])
     panels[0].invert_yaxis()
-    panels[-1].legend(fontsize=7, loc="lower right")
+    panels[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     save(folder, "modalities", ["recipe", "query_modality", "candidate_modality", "percent"], rows)
