@@ -79,6 +79,19 @@ def test_equal_items_tie_exactly_and_the_lower_row_wins(ready):
         assert rows["i3"]["rank"] == rows["i2"]["rank"] + 1
 
 
+def test_one_model_without_seeds_ranks_as_its_seed(ready, tmp_path):
+    prepared, embeddings, onnx, output = ready
+    retrieve(prepared, embeddings, onnx, ["none"], 5, None, output)
+    retrieve(prepared, embeddings / "seed0", onnx / "seed0", ["none"], 5, None, tmp_path / "one.parquet")
+    assert pq.read_table(output).equals(pq.read_table(tmp_path / "one.parquet"))
+
+
+def test_a_folder_without_embeddings_says_so(ready, tmp_path):
+    prepared, _, onnx, output = ready
+    with pytest.raises(ValueError, match="holds neither image.npy nor folders of seeds"):
+        retrieve(prepared, tmp_path, onnx, ["none"], 5, None, output)
+
+
 def test_trec_files_have_six_fields_and_falling_scores(ready, tmp_path):
     prepared, embeddings, onnx, output = ready
     retrieve(prepared, embeddings, onnx, ["none"], 2, tmp_path / "trec", output)

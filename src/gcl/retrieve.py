@@ -160,13 +160,16 @@ def retrieve(
         ValueError: embeddings of another benchmark, NaN in them, or no seed at all.
     """
     bench = read_benchmark(prepared)
-    seeds = sorted(embeddings.glob("seed*"))
-    if not seeds:
-        raise ValueError(f"{embeddings} holds no seed")
+    if (embeddings / "image.npy").exists():
+        models = [(embeddings, onnx)]
+    else:
+        models = [(seed, onnx / seed.name) for seed in sorted(embeddings.glob("seed*"))]
+    if not models:
+        raise ValueError(f"{embeddings} holds neither image.npy nor folders of seeds; run `infer`")
     with atomic_path(output) as temporary:
         writer = None
-        for seed in seeds:
-            for table in rank_seed(bench, seed, onnx / seed.name, calibrations, depth):
+        for model in models:
+            for table in rank_seed(bench, *model, calibrations, depth):
                 writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
                 writer.write_table(table)
                 if trec is not None:
@@ -181,8 +184,10 @@ def main() -> None:
         "retrieve", __doc__, "--prepared data/prepared/clipart9 --embeddings ... --onnx ... --output run.parquet"
     )
     made.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
-    made.add_argument("--embeddings", required=True, type=Path, help="folder of seeds that `infer` wrote")
-    made.add_argument("--onnx", required=True, type=Path, help="exported model of the same seeds")
+    made.add_argument(
+        "--embeddings", required=True, type=Path, help="what `infer` wrote: one model, or a folder of seeds"
+    )
+    made.add_argument("--onnx", required=True, type=Path, help="the exported model or seeds it was made with")
     made.add_argument("--calibrations", nargs="+", default=["none"], choices=calibrate.MODES)
     made.add_argument("--depth", type=int, default=100, help="candidates kept per query")
     made.add_argument("--trec", type=Path, help="folder for TREC run files")
