@@ -184,9 +184,7 @@ def main() -> None:
         "retrieve", __doc__, "--prepared data/prepared/clipart9 --embeddings ... --onnx ... --output run.parquet"
     )
     made.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
-    made.add_argument(
-        "--embeddings", required=True, type=Path, help="what `infer` wrote: one model, or a folder of seeds"
-    )
+    made.add_argument("--embeddings", required=True, type=Path, help="what `infer` wrote: a model or its seeds")
     made.add_argument("--onnx", required=True, type=Path, help="the exported model or seeds it was made with")
     made.add_argument("--calibrations", nargs="+", default=["none"], choices=calibrate.MODES)
     made.add_argument("--depth", type=int, default=100, help="candidates kept per query")

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from gcl.losses import duplicates, gcl_loss
 from gcl.progress import progress
 from gcl.records import read_pairs, read_parquet
 from gcl.registry import lookup
-from gcl.schedule import learning_rate
+from gcl.schedule import learning_rate, weight_groups
 from gcl.texts import load_tokenizer, to_ids
 from gcl.train_heads import triplet
 
@@ -26,15 +25,6 @@ def freeze_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-
-
-def weight_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the weights: matrices decay; norms, biases and the scale don't."""
-    weights = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in weights if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-    ]
 
 
 def draws(
@@ -92,7 +82,7 @@ def train_all(
     freeze_statistics(model)
     encode = family.encoders(model)
     tokenizer = load_tokenizer(data / backbone.tokenizer, backbone.context)
-    optimizer = torch.optim.AdamW(weight_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
+    optimizer = torch.optim.AdamW(weight_groups(model.parameters(), recipe.weight_decay), lr=recipe.learning_rate)
     total = min(recipe.epochs * per_epoch, recipe.max_steps or 10**9)
     stream = draws(len(prepared.image_rows), prepared.text_rows, recipe, seed)
     curve: list[dict[str, float]] = []

@@ -15,7 +15,7 @@ from gcl.heads import Head, apply_folded
 from gcl.losses import duplicates, gcl_loss
 from gcl.progress import progress
 from gcl.records import read_pairs
-from gcl.schedule import learning_rate
+from gcl.schedule import learning_rate, weight_groups
 
 PARITY_ROWS = 32
 
@@ -113,15 +113,8 @@ def train_heads(
     if start is not None:
         for head in heads.values():
             head.unfold(start)
-    weights = [p for head in heads.values() for p in head.parameters()]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in weights if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-        fused=True,
-    )
+    groups = weight_groups((p for head in heads.values() for p in head.parameters()), recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
     total = min(recipe.epochs * steps_per_epoch, recipe.max_steps or 10**9)
     curve: list[dict[str, float]] = []
     stream = (batch for _ in range(recipe.epochs) for batch in batches(data, recipe, generator))
