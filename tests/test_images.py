@@ -9,7 +9,7 @@ from gcl import images
 from gcl.config import Benchmark, Preprocess
 from gcl.images import decode, load, read_bytes, to_array
 from gcl.prepare import prepare_benchmark, prepare_pairs
-from gcl.records import Item, Pair, Qrel, Task
+from gcl.records import Item, Pair, Qrel, Task, read_pairs
 
 HOW = Preprocess(size=8, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
@@ -75,7 +75,7 @@ def broken_reader(tmp_path, picture, n_broken):
         path = tmp_path / f"{i}.png"
         path.write_bytes(encoded(picture)[: 100 if i < n_broken else None])
         paths.append(str(path))
-    return lambda folder: (Pair(str(i), p, ("a caption",)) for i, p in enumerate(paths))
+    return lambda folder: (Pair(str(i), p, (f"caption {i}",)) for i, p in enumerate(paths))
 
 
 def test_broken_training_images_are_listed_and_bounded(tmp_path, picture, monkeypatch):
@@ -87,6 +87,16 @@ def test_broken_training_images_are_listed_and_bounded(tmp_path, picture, monkey
     with pytest.raises(ValueError, match=r"2 of 10 pairs are unusable, more than reject_limit 10.0%"):
         prepare_pairs(tmp_path, "toy", 0.1, None, tmp_path / "out2")
     assert not (tmp_path / "out2").exists()
+
+
+def test_a_pair_that_occurs_twice_is_kept_once(tmp_path, picture, monkeypatch):
+    (tmp_path / "x.png").write_bytes(encoded(picture))
+    pairs = [Pair(n, str(tmp_path / "x.png"), (text,)) for n, text in (("a", "one"), ("b", "two"), ("c", "one "))]
+    monkeypatch.setitem(prepare_pairs.__globals__["PAIR_READERS"], "toy", lambda folder: iter(pairs))
+    prepare_pairs(tmp_path, "toy", 0.0, None, tmp_path / "out")
+    assert len(read_pairs(tmp_path / "out").image_rows) == 2
+    assert "c," in (tmp_path / "out/rejects.csv").read_text()
+    assert "the same image and caption as a" in (tmp_path / "out/rejects.csv").read_text()
 
 
 def test_a_broken_benchmark_image_is_fatal(tmp_path, picture, monkeypatch):

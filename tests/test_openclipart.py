@@ -72,7 +72,7 @@ def test_no_address_is_redistributed(rows):
 
 def test_training_pairs_are_the_training_split(root, rows):
     pairs = list(pictures(root / "data/openclipart"))
-    assert {p.pair_id for p in pairs} == {r["picture_id"] for r in rows if r["split"] == "train"}
+    assert {p.name for p in pairs} == {r["picture_id"] for r in rows if r["split"] == "train"}
     assert all(p.texts[0] and len(set(p.texts)) == len(p.texts) for p in pairs)
 
 

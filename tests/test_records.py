@@ -1,10 +1,11 @@
 import pytest
+from conftest import SAME
 
 from gcl.records import Item, Qrel, read_benchmark, read_parquet, write_benchmark
 
 
 def test_a_benchmark_survives_the_disk(tmp_path, toy_benchmark):
-    write_benchmark(tmp_path, *toy_benchmark, {"title": "toy"})
+    write_benchmark(tmp_path, *toy_benchmark, {"title": "toy"}, SAME)
     back = read_benchmark(tmp_path)
     assert back.tasks == toy_benchmark[1]
     assert back.tables["pool_image"].image_rows == [(0,), (1,), (2,), (2,)]  # equal images share a row
@@ -17,20 +18,20 @@ def test_a_duplicate_id_is_named(tmp_path, toy_benchmark):
     tables, tasks, qrels = toy_benchmark
     tables["pool_text"].append(Item("t1", "again", ()))
     with pytest.raises(ValueError, match="id 't1' occurs twice in table 'pool_text'"):
-        write_benchmark(tmp_path, tables, tasks, qrels, {})
+        write_benchmark(tmp_path, tables, tasks, qrels, {}, SAME)
 
 
 @pytest.mark.parametrize(("query", "candidate", "named"), [("q9", "i0", "query 'q9'"), ("q0", "i9", "candidate 'i9'")])
 def test_a_qrel_that_points_nowhere_is_named(tmp_path, toy_benchmark, query, candidate, named):
     tables, tasks, qrels = toy_benchmark
     with pytest.raises(ValueError, match=named):
-        write_benchmark(tmp_path, tables, tasks, [*qrels, Qrel("t_i", query, candidate)], {})
+        write_benchmark(tmp_path, tables, tasks, [*qrels, Qrel("t_i", query, candidate)], {}, SAME)
 
 
 def test_an_empty_pool_is_refused(tmp_path, toy_benchmark):
     tables, tasks, qrels = toy_benchmark
     with pytest.raises(ValueError, match="table 'pool_image' is empty"):
-        write_benchmark(tmp_path, {**tables, "pool_image": []}, tasks, qrels, {})
+        write_benchmark(tmp_path, {**tables, "pool_image": []}, tasks, qrels, {}, SAME)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 but no more"])

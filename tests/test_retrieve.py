@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import unit_rows
+from conftest import SAME, unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -41,7 +41,7 @@ def ready(tmp_path, toy_benchmark, rng):
     """A prepared benchmark with random embeddings of one seed and a minimal export."""
     prepared, embeddings, onnx = tmp_path / "prepared", tmp_path / "embeddings", tmp_path / "onnx"
     prepared.mkdir()
-    write_benchmark(prepared, *toy_benchmark, {"measures": ["Success@1"]})
+    write_benchmark(prepared, *toy_benchmark, {"measures": ["Success@1"]}, SAME)
     (embeddings / "seed0").mkdir(parents=True)
     np.save(embeddings / "seed0/image.npy", unit_rows(rng, 3, 4))
     np.save(embeddings / "seed0/text.npy", unit_rows(rng, 7, 4))

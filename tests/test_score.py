@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import unit_rows
+from conftest import SAME, unit_rows
 
 from gcl.bootstrap import interval, resample_counts
 from gcl.records import write_benchmark
@@ -16,7 +16,7 @@ def scored(folder, toy, image, text, depth=100):
     prepared, embeddings, onnx = folder / "p", folder / "e/seed0", folder / "o/seed0"
     for path in (prepared, embeddings, onnx):
         path.mkdir(parents=True)
-    write_benchmark(prepared, *toy, {"measures": ["Success@1", "Success@2"]})
+    write_benchmark(prepared, *toy, {"measures": ["Success@1", "Success@2"]}, SAME)
     np.save(embeddings / "image.npy", image)
     np.save(embeddings / "text.npy", text)
     (onnx / "export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
@@ -75,7 +75,7 @@ def test_a_tie_decides_only_when_it_straddles_the_cutoff():
 
 def test_a_broken_run_is_named(tmp_path, toy_benchmark):
     (tmp_path / "p").mkdir()
-    write_benchmark(tmp_path / "p", *toy_benchmark, {})
+    write_benchmark(tmp_path / "p", *toy_benchmark, {}, SAME)
     (tmp_path / "run.parquet").write_bytes(b"")
     with pytest.raises(ValueError, match=r"can't read .*run\.parquet \(0 bytes\) as Parquet"):
         score(tmp_path / "run.parquet", tmp_path / "p", "b", "r", "toy", ["Success@1"], 10, tmp_path / "s")
@@ -87,7 +87,7 @@ def test_a_run_of_other_queries_is_refused(tmp_path, toy_benchmark, rng):
     tables, tasks, qrels = toy_benchmark
     tables["query_text"] = [q._replace(item_id=q.item_id + "x") for q in tables["query_text"]]
     (tmp_path / "other").mkdir()
-    write_benchmark(tmp_path / "other", tables, tasks, [q._replace(query_id=q.query_id + "x") for q in qrels], {})
+    write_benchmark(tmp_path / "other", tables, tasks, [q._replace(query_id=q.query_id + "x") for q in qrels], {}, SAME)
     with pytest.raises(ValueError, match="ranks other queries"):
         score(tmp_path / "run.parquet", tmp_path / "other", "b", "r", "toy", ["Success@1"], 10, tmp_path / "s2")
 

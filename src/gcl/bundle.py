@@ -1,7 +1,8 @@
 """Join exported towers and heads to whole encoders: all that inference needs, in one folder.
 
 In:  results/onnx/<backbone>/towers and results/onnx/<backbone>/<recipe>/seed<n>.
-Out: image.onnx (pixels -> features), text.onnx (token ids -> features), tokenizer.json, export.json.
+Out: image.onnx (pixels -> features), text.onnx (token ids -> features), image_text.onnx where fusion is native,
+     tokenizer.json, export.json.
 """
 
 import json
@@ -19,17 +20,25 @@ from gcl.runtime import open_session
 TOLERANCE = 1e-5  # relative error between one graph and the two it was made of
 
 
-def check_chain(towers: Path, heads: Path, joined: Path, example: np.ndarray) -> None:
+def check_chain(towers: Path, heads: Path, joined: Path, inputs: dict[str, np.ndarray]) -> None:
     """Raise ValueError if the joined graph differs from tower and head run one after the other."""
-    outputs = example
-    for path in (towers, heads):
-        session = open_session(path, "cpu")
-        (outputs,) = session.run(None, {session.get_inputs()[0].name: outputs})
-    session = open_session(joined, "cpu")
-    (found,) = session.run(None, {session.get_inputs()[0].name: example})
+    (features, *_) = open_session(towers, "cpu").run(None, inputs)
+    head = open_session(heads, "cpu")
+    (outputs,) = head.run(None, {head.get_inputs()[0].name: features})
+    found = open_session(joined, "cpu").run(None, inputs)[0]
     error = float(np.abs(found - outputs).max() / np.abs(outputs).max())
     if not error <= TOLERANCE:
         raise ValueError(f"{joined.name}: joined and separate graphs differ by {error:.2e}, tolerance {TOLERANCE:g}")
+
+
+def examples(towers: Path, side: int) -> dict[str, dict[str, np.ndarray]]:
+    """Return inputs of every graph."""
+    generator = np.random.default_rng(0)
+    pixels = generator.normal(size=(2, 3, side, side)).astype(np.float32)
+    ids = generator.integers(1000, 20000, (2, 9))
+    made: dict[str, dict[str, np.ndarray]] = {"image": {"pixels": pixels}, "text": {"ids": ids}}
+    _, *tokens = open_session(towers / "image.onnx", "cpu").run(None, {"pixels": pixels})
+    return made | ({"image_text": {"image_tokens": tokens[0], "ids": ids}} if tokens else {})
 
 
 def bundle(towers: Path, heads: Path, output: Path) -> None:
@@ -41,21 +50,16 @@ def bundle(towers: Path, heads: Path, output: Path) -> None:
     about = read_export(heads)
     if about.get("towers") != read_export(towers)["graphs"]:
         raise ValueError(f"{heads} was trained on other towers than {towers}")
-    side = about["preprocess"]["size"]
-    generator = np.random.default_rng(0)
-    examples: dict[str, np.ndarray] = {
-        "image": generator.normal(size=(2, 3, side, side)).astype(np.float32),
-        "text": generator.integers(1000, 20000, (2, 9)),
-    }
     with atomic_path(output) as folder:
         folder.mkdir()
-        for modality, example in examples.items():
+        for modality, inputs in examples(towers, about["preprocess"]["size"]).items():
             name = f"{modality}.onnx"
             chain(towers / name, heads / name, folder / name)
-            check_chain(towers / name, heads / name, folder / name, example)
+            check_chain(towers / name, heads / name, folder / name, inputs)
         shutil.copyfile(towers / "tokenizer.json", folder / "tokenizer.json")
         graphs = {p.stem: {"file": p.name, "sha256": sha256_file(p)} for p in sorted(folder.glob("*.onnx"))}
-        about |= {"kind": "all", "takes": "pixels and token ids", "graphs": graphs}
+        tokenizer = read_export(towers)["tokenizer"]
+        about |= {"kind": "all", "takes": "pixels and token ids", "graphs": graphs, "tokenizer": tokenizer}
         (folder / "export.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
 
 

@@ -27,6 +27,7 @@ class Calibration(NamedTuple):
 
     image_mean: list[float]  # (D,) of unit vectors
     text_mean: list[float]
+    fused_mean: list[float] | None  # where fusion is native
     scales: dict[str, dict[str, Scale]]
 
 
@@ -35,12 +36,21 @@ def centered(outputs: Floats, mean: list[float]) -> Floats:
     return unit(unit(outputs) - np.asarray(mean, np.float32))
 
 
-def vectors(image: Floats | None, text: Floats | None, mode: str, fusion: str, stats: Calibration | None) -> Floats:
-    """Return the unit vectors that `mode` compares, from (n, D) tower outputs."""
+def vectors(
+    image: Floats | None,
+    text: Floats | None,
+    mode: str,
+    fusion: str,
+    stats: Calibration | None,
+    fused: Floats | None = None,
+) -> Floats:
+    """Return the unit vectors that `mode` compares, from (n, D) outputs; `fused` takes the place of both."""
     if "center" not in mode:
-        return fuse(image, text, fusion)
+        return unit(fused) if fused is not None else fuse(image, text, fusion)
     if stats is None:
         raise ValueError(f"calibration '{mode}' needs statistics of training pairs, and the model has none")
+    if fused is not None:
+        return centered(fused, stats.fused_mean or [])
     image = None if image is None else centered(image, stats.image_mean)
     text = None if text is None else centered(text, stats.text_mean)
     return fuse(image, text, "sum_raw")
@@ -60,16 +70,17 @@ def mismatched_scale(queries: Floats, candidates: Floats) -> Scale:
     return Scale(float(mean), float(np.sqrt(square - mean**2)))
 
 
-def fit(image: Floats, text: Floats, fusion: str) -> Calibration:
-    """Fit all statistics on the (N, D) raw tower outputs of N >= 3 matched training pairs."""
+def fit(image: Floats, text: Floats, fusion: str, fused: Floats | None = None) -> Calibration:
+    """Fit all statistics on the (N, D) raw outputs of N >= 3 matched training pairs."""
     if len(image) != len(text) or len(image) < 3:
         raise ValueError(f"calibration needs 3 or more matched pairs, got {len(image)} images and {len(text)} texts")
-    stats = Calibration(unit(image).mean(0).tolist(), unit(text).mean(0).tolist(), {})
+    means = [unit(part).mean(0).tolist() for part in (image, text)]
+    stats = Calibration(means[0], means[1], None if fused is None else unit(fused).mean(0).tolist(), {})
     for mode in ("none", "center"):
         by_modality = {
             "image": vectors(image, None, mode, fusion, stats),
             "text": vectors(None, text, mode, fusion, stats),
-            "image_text": vectors(image, text, mode, fusion, stats),
+            "image_text": vectors(image, text, mode, fusion, stats, fused),
         }
         stats.scales[mode] = {
             f"{q}>{c}": mismatched_scale(by_modality[q], by_modality[c]) for q in MODALITIES for c in MODALITIES
@@ -96,4 +107,4 @@ def affine(mode: str, query: str, candidates: list[str], stats: Calibration | No
 def from_dict(value: dict) -> Calibration:  # type: ignore[type-arg]
     """Read what Calibration._asdict() became in JSON."""
     scales = {mode: {k: Scale(*v) for k, v in rows.items()} for mode, rows in value["scales"].items()}
-    return Calibration(value["image_mean"], value["text_mean"], scales)
+    return Calibration(value["image_mean"], value["text_mean"], value["fused_mean"], scales)

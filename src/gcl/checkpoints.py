@@ -1,22 +1,76 @@
-"""Checkpoints: a folder per seed with weights as safetensors, checkpoint.json and curve.csv."""
+"""Checkpoints: a folder per seed with weights as safetensors, checkpoint.json and curve.csv.
+
+heads       heads.safetensors alone: the towers are the backbone's own
+open_clip   open_clip_model.safetensors and open_clip_config.json: open_clip loads the folder as `local-dir:`
+pruned      pruned_clip.safetensors, open_clip's names; sizes are read from the tensors
+vista       vista.safetensors and vista_config.json: the names of backbones/vista_model.py
+
+A whole model's folder also has its tokenizer.json and a model card, README.md.
+"""
 
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from gcl.cards import card
+from gcl.config import Recipe, to_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gcl.backbones import Built
+
+FILES = {"open_clip": "open_clip_model.safetensors", "pruned": "pruned_clip.safetensors", "vista": "vista.safetensors"}
+CONFIGS = {"open_clip": "open_clip_config.json", "vista": "vista_config.json"}
+CURVE = ("step", "epoch", "loss", "learning_rate", "duplicates")  # columns where nothing was trained
 
 
 def write_checkpoint(folder: Path, file: str, state: Any, about: dict[str, Any], curve: list[dict[str, float]]) -> None:
     """Write weights, what they are, and the curve."""
     from safetensors.torch import save_file
 
-    folder.mkdir()
-    save_file(dict(sorted(state.items())), folder / file)
+    folder.mkdir(exist_ok=True)
+    save_file({k: v.contiguous() for k, v in sorted(state.items())}, folder / file)
     (folder / "checkpoint.json").write_text(json.dumps(about | {"weights": file}, indent=2, sort_keys=True) + "\n")
     with (folder / "curve.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(curve[0]), lineterminator="\n")
+        writer = csv.DictWriter(stream, list(curve[0]) if curve else CURVE, lineterminator="\n")
         writer.writeheader()
         writer.writerows(curve)
+
+
+def describe(name: str, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """Return what checkpoint.json says of every checkpoint."""
+    return {
+        "backbone": name,
+        "trainable": recipe.trainable,
+        "recipe": json.loads(to_json(recipe)),
+        "seed": seed,
+    }
+
+
+def write_model(folder: Path, built: "Built", about: dict[str, Any], curve: list[dict[str, float]]) -> None:
+    """Write a whole model: weights, config, tokenizer, card."""
+    state = {k: v.detach().cpu().clone() for k, v in built.model.state_dict().items()}
+    write_checkpoint(folder, FILES[built.layout], state, about | {"layout": built.layout}, curve)
+    if built.layout in CONFIGS:
+        (folder / CONFIGS[built.layout]).write_text(json.dumps(built.config, indent=2, sort_keys=True) + "\n")
+    built.tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "README.md").write_text(card(about, built.layout, folder.name))
+
+
+def read_start(model: "nn.Module", folder: Path, backbone: str) -> None:
+    """Load a checkpoint of heads or of a whole model into a model.
+
+    Raises:
+        ValueError: it is another backbone's, or doesn't fit.
+    """
+    from gcl.backbones.layouts import load_strictly
+
+    state = read_checkpoint(folder, backbone)
+    if read_about(folder, backbone)["trainable"] == "heads":
+        state = model.state_dict() | state
+    load_strictly(model, state, str(folder))
 
 
 def read_about(folder: Path, backbone: str) -> dict[str, Any]:

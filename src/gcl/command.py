@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import importlib.metadata
+import os
 import platform
 import resource
 import subprocess
@@ -41,7 +42,7 @@ def run(made: argparse.ArgumentParser, stage: Callable[..., dict[str, Any] | Non
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    if manifest is not None:
+    if manifest is not None and os.environ.get("RANK", "0") == "0":
         write_json(manifest, provenance(made.prog, arguments, started) | (found or {}))
 
 

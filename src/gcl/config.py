@@ -69,15 +69,17 @@ class Preprocess:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Backbone:
-    """An image tower and a text tower with projection heads."""
+    """A model that embeds images, texts and both."""
 
     family: str  # a key of backbones.FAMILIES
-    model_cfg: dict[str, Any]  # open_clip's model config
-    weights: dict[str, str]  # part of the model -> "dataset/path" of its file
-    fusion: Literal["sum_raw", "sum_unit"]
-    preprocess: Preprocess
-    tokenizer: str  # "dataset/path" of a tokenizer.json
-    context: Count  # tokens
+    model: str | None = None  # open_clip's name of it: a built-in config, local-dir:FOLDER or hf-hub:ORG/NAME
+    pretrained: str | None = None  # with a built-in config: open_clip's tag, which it downloads itself, unpinned
+    model_cfg: dict[str, Any] = field(default_factory=dict)  # open_clip's model config, or VISTA's
+    weights: dict[str, str] = field(default_factory=dict)  # part of the model -> "dataset/path" of its file
+    fusion: Literal["sum_raw", "sum_unit", "native"]
+    preprocess: Preprocess | None = None  # none: what open_clip records of the model
+    tokenizer: str | None = None  # "dataset/path" of a tokenizer.json; none: CLIP's own
+    context: Count | None = None  # tokens; none: the model's
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -86,8 +88,22 @@ class Loss:
 
     directions: dict[Direction, Positive]  # query modality > positive's modality -> weight
     denominator: Denominator
-    temperature: Positive
+    temperature: Positive | Literal["learned"]  # learned: the model's logit scale, clamped to at most 100
     mask_duplicates: bool = True  # equal images or texts in a batch are no negatives of each other
+    separation: Annotated[float, Field(ge=0)] = 0.0  # weight of AlignCLIP's intra-modality separation
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Full:
+    """How weights of the towers are trained, all or some; means nothing where only heads are."""
+
+    precision: Literal["fp32", "amp_bf16"] = "fp32"  # of the towers; the loss is always float32
+    chunk: Count | None = None  # pairs encoded at a time, the loss still sees the whole batch (GradCache)
+    grad_checkpointing: bool = False  # trade compute for memory within a chunk
+    compile: bool = False  # torch.compile the towers
+    clip_norm: Positive = 1.0  # largest norm of the gradient
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # smallest share of the area that a random crop keeps
+    save_every: Count = 200  # steps between states from which a killed job goes on
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -95,9 +111,9 @@ class Recipe:
     """How one model is trained."""
 
     loss: Loss
-    trainable: Literal["heads", "all"] = "heads"
+    trainable: Literal["heads", "all"] | list[str] = "heads"  # heads: on frozen towers; or prefixes of weights' names
     init: str | None = None  # the recipe that is continued; none starts from the backbone's weights
-    epochs: Count
+    epochs: Annotated[int, Field(ge=0)]  # 0: the weights as they are
     max_steps: Count | None = None  # stop earlier, for a trial of full training
     batch_size: Annotated[int, Field(gt=1)]  # pairs per step, all devices together
     learning_rate: Positive
@@ -105,6 +121,7 @@ class Recipe:
     warmup: Share = 0.0  # of all steps
     dropout: Share = 0.0  # between the two layers of a head
     flip: bool = True  # mirror half of the images
+    full: Full = field(default_factory=Full)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -126,6 +143,7 @@ class Experiment:
 
     name: str
     recipes: list[str]
+    backbones: list[str] = field(default_factory=list)  # none: all of the config's
     seeds: Annotated[list[int], Field(min_length=1)]
     calibrations: Annotated[list[Calibration], Field(min_length=1)]
     baseline: str | None = None  # each recipe's difference to this one is reported; "previous": to the one before it
@@ -140,6 +158,8 @@ class Config:
     benchmarks: Annotated[list[str], Field(min_length=1)]
     experiments: Annotated[list[Experiment], Field(min_length=1)]
     device: Literal["auto", "cuda", "cpu"] = "auto"
+    processes: Count = 1  # of full training, one per GPU, started by torchrun
+    sentences: str = "clip_lite"  # the backbone whose frozen text tower measures captions, for loss.separation
     depth: Annotated[int, Field(ge=10)] = 100  # candidates kept per query
     resamples: Count = 1000  # of the bootstrap
     max_pairs: Count | None = None  # train on the first so many pairs
@@ -211,10 +231,11 @@ def load(config: dict[str, Any], folder: Path = Path("config")) -> Project:
 def check_names(project: Project) -> None:
     """Look every name up in its registry."""
     config = project.config
+    lookup(project.backbones, config.sentences, "sentence encoder", "config/backbones.yaml")
     lookup(project.datasets, config.pairs, "data set", "config/datasets.yaml")
     for name in config.backbones:
         row = lookup(project.backbones, name, "backbone", "config/backbones.yaml")
-        for file in (*row.weights.values(), row.tokenizer):
+        for file in backbone_files(row):
             lookup(project.datasets, file.split("/")[0], "data set", "config/datasets.yaml")
     for name in config.benchmarks:
         bench = lookup(project.benchmarks, name, "benchmark", "config/benchmarks.yaml")
@@ -227,6 +248,8 @@ def check_names(project: Project) -> None:
         if absent := [parent for parent in ancestry(project.recipes, name) if parent not in chosen]:
             raise ValueError(f"config: recipe '{name}' continues '{absent[0]}', which no experiment lists; add it")
     for experiment in config.experiments:
+        for name in experiment.backbones:
+            lookup(dict.fromkeys(config.backbones), name, f"backbone of experiment {experiment.name}", "config.yaml")
         if experiment.baseline not in (None, "previous"):
             lookup(
                 dict.fromkeys(chosen),
@@ -236,6 +259,11 @@ def check_names(project: Project) -> None:
             )
     if twice := {name for name in chosen if chosen.count(name) > 1}:
         raise ValueError(f"config: recipes in more than one experiment: {', '.join(sorted(twice))}")
+
+
+def backbone_files(row: Backbone) -> list[str]:
+    """List the files of a backbone, each "dataset/path"."""
+    return [*row.weights.values(), *([row.tokenizer] if row.tokenizer else [])]
 
 
 def ancestry(recipes: dict[str, Recipe], name: str) -> list[str]:
@@ -253,6 +281,17 @@ def ancestry(recipes: dict[str, Recipe], name: str) -> list[str]:
 def experiment_of(config: Config, recipe: str) -> Experiment:
     """Return the experiment that lists a recipe."""
     return next(e for e in config.experiments if recipe in e.recipes)
+
+
+def runs_of(config: Config) -> list[tuple[str, str]]:
+    """List (backbone, recipe) of everything that is run, in the order of the config."""
+    return [
+        (backbone, recipe)
+        for backbone in config.backbones
+        for experiment in config.experiments
+        if not experiment.backbones or backbone in experiment.backbones
+        for recipe in experiment.recipes
+    ]
 
 
 def from_json(kind: type[T]) -> Callable[[str], T]:

@@ -3,8 +3,9 @@
 What is exported: `towers`, the frozen towers of a backbone; `heads`, the heads of a checkpoint trained
 on them; `all`, the whole encoders of a checkpoint whose every weight was trained.
 In:  the backbone's weights, or checkpoints (seed0/, seed1/, ...).
-Out: a folder per model with image.onnx, text.onnx, the tokenizer where texts go in, and export.json:
-     preprocessing, fusion, hashes, parity with torch, and the statistics of calibration.
+Out: a folder per model with image.onnx, text.onnx, image_text.onnx where fusion is native, tokenizer.json,
+     and export.json: preprocessing, texts, fusion, GELU kind, hashes, parity with torch, and the statistics
+     of calibration. Inference needs nothing but the folder.
 """
 
 import json
@@ -15,16 +16,18 @@ from typing import Any
 import numpy as np
 
 from gcl import calibrate
-from gcl.backbones.timm_hf import HEAD_KEYS
-from gcl.checkpoints import read_about, read_checkpoint
+from gcl.backbones import Built, Graph
+from gcl.checkpoints import read_about, read_start
 from gcl.command import parser, run
 from gcl.config import Backbone, from_json, to_json
 from gcl.files import atomic_path, sha256_file
+from gcl.fusion import Outputs, read_outputs
 from gcl.graphs import export_module, head_graph
-from gcl.infer import embed_images, embed_texts, run_batches
-from gcl.records import read_pairs
+from gcl.infer import infer_items, read_export, run_batches
+from gcl.records import fused_keys, read_pairs
 from gcl.registry import lookup
 from gcl.runtime import open_session
+from gcl.texts import context_of
 
 TOLERANCE = 1e-4  # largest 1 - cosine and largest relative error between torch and ONNX
 
@@ -48,60 +51,74 @@ def compare(expected: np.ndarray, found: np.ndarray, what: str) -> dict[str, flo
     return {"relative_error": error, "one_minus_cosine": cosine}
 
 
-def describe(folder: Path, kind: str, name: str, backbone: Backbone, parity: dict[str, Any], **more: Any) -> None:
-    """Write export.json."""
-    about = {
+def describe(folder: Path, kind: str, name: str, backbone: Backbone, more: dict[str, Any]) -> None:
+    """Write export.json: all that inference needs to know besides the graphs and the tokenizer."""
+    about: dict[str, Any] = {
         "backbone": name,
         "kind": kind,
         "takes": "features" if kind == "heads" else "pixels and token ids",
         "fusion": backbone.fusion,
-        "preprocess": json.loads(to_json(backbone.preprocess)),
-        "context": backbone.context,
+        "dtype": "float32",
         "graphs": {p.stem: {"file": p.name, "sha256": sha256_file(p)} for p in sorted(folder.glob("*.onnx"))},
-        "parity": parity | {"tolerance": TOLERANCE},
     }
+    if (folder / "tokenizer.json").exists():
+        about["tokenizer"] = {"file": "tokenizer.json", "sha256": sha256_file(folder / "tokenizer.json")}
     text = json.dumps(about | more, indent=2, sort_keys=True, allow_nan=False)
     (folder / "export.json").write_text(text + "\n")
 
 
-def export_modules(folder: Path, modules: dict[str, Any], backbone: Backbone, data: Path) -> dict[str, Any]:
-    """Trace both modules, copy the tokenizer, and compare at batch sizes 1 and 3."""
+def settings(built: Built) -> dict[str, Any]:
+    """Return what export.json says of the inputs: preprocessing, texts, GELU kind."""
+    return {
+        "preprocess": json.loads(to_json(built.preprocess)),
+        "context": context_of(built.tokenizer),
+        "clean": built.clean,
+    } | built.about
+
+
+def export_graphs(folder: Path, graphs: dict[str, Graph], built: Built) -> dict[str, Any]:
+    """Trace every graph, write the tokenizer, and compare with torch on the example, one row, and fewer tokens."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    side = backbone.preprocess.size
-    inputs = {
-        "image": torch.randn(3, 3, side, side, generator=generator),
-        "text": torch.randint(1000, 20000, (3, 9), generator=generator),
-    }
-    inputs["text"][1:, 5:] = 0  # padded rows
-    shutil.copyfile(data / backbone.tokenizer, folder / "tokenizer.json")
-    parity: dict[str, Any] = {}
-    for modality, names, input_name in (("image", ("batch",), "pixels"), ("text", ("batch", "tokens"), "ids")):
-        path = folder / f"{modality}.onnx"
-        export_module(modules[modality], inputs[modality], names, input_name, path)
+    built.tokenizer.save(str(folder / "tokenizer.json"))
+    parity: dict[str, Any] = {"tolerance": TOLERANCE}
+    for name, graph in graphs.items():
+        path = folder / f"{name}.onnx"
+        export_module(graph, path)
         session = open_session(path, "cpu")
-        with torch.inference_mode():
-            for batch in (
-                inputs[modality],
-                inputs[modality][:1],
-                inputs[modality][:, :7] if modality == "text" else inputs[modality],
-            ):
-                expected = modules[modality](batch).numpy()
-                (found,) = session.run(None, {input_name: batch.numpy()})
-                parity[modality] = compare(expected, found, f"{path.name} batch {len(batch)}")
+        whole = graph.inputs
+        batches = [whole, {k: v[:1] for k, v in whole.items()}]
+        if "tokens" in graph.free.get("ids", ()):
+            batches.append({k: v[:, :7] if k == "ids" else v for k, v in whole.items()})
+        for batch in batches:
+            with torch.inference_mode():
+                made = graph.module(*batch.values())
+            expected = made if isinstance(made, torch.Tensor) else made[0]
+            found = session.run(None, {k: v.numpy() for k, v in batch.items()})[0]
+            parity[name] = compare(expected.numpy(), found, f"{path.name} batch {len(found)}")
     return parity
+
+
+def build(backbone: Backbone, data: Path) -> Built:
+    """Build a backbone's model with its public weights."""
+    from gcl.backbones import FAMILIES
+
+    family = lookup(FAMILIES, backbone.family, "backbone family", "src/gcl/backbones/__init__.py")
+    return family.build(backbone, data)
 
 
 def export_towers(name: str, backbone: Backbone, data: Path, output: Path) -> None:
     """Export a backbone's pretrained towers without heads."""
     from gcl.backbones import FAMILIES
 
-    family = lookup(FAMILIES, backbone.family, "backbone family", "src/gcl/backbones/__init__.py")
+    built = build(backbone, data)
+    towers = FAMILIES[backbone.family].towers
+    if towers is None:
+        raise ValueError(f"family {backbone.family} has no heads, so its recipes train whole models")
     with atomic_path(output) as folder:
         folder.mkdir()
-        parity = export_modules(folder, family.towers(family.build(backbone, data)), backbone, data)
-        describe(folder, "towers", name, backbone, parity)
+        parity = export_graphs(folder, towers(built), built)
+        describe(folder, "towers", name, backbone, {"parity": parity, **settings(built)})
 
 
 def export_heads(
@@ -110,44 +127,55 @@ def export_heads(
     """Export the heads of one seed and fit the calibration on the training pairs."""
     from safetensors.numpy import load_file
 
+    from gcl.backbones import FAMILIES
+
     about = read_about(checkpoint, name)
     state = load_file(checkpoint / about["weights"])
     sample = np.load(checkpoint / "parity.npz")
     folder.mkdir()
-    parity, outputs = {}, {}
-    for modality, keys in HEAD_KEYS.items():
+    parity: dict[str, Any] = {"tolerance": TOLERANCE}
+    outputs = {}
+    for modality, keys in (FAMILIES[backbone.family].heads or {}).items():
         path = folder / f"{modality}.onnx"
         head_graph(state[keys.first], state[keys.bias] if keys.bias else None, state[keys.second], path)
         session = open_session(path, "cpu", 1)
         found = run_batches(session, sample[f"{modality}_features"])
         parity[modality] = compare(sample[f"{modality}_outputs"], found, str(path.name))
         outputs[modality] = run_batches(session, np.load(features / f"{modality}.npy"))
-    stats = fit(outputs, pairs, backbone.fusion)
-    graphs = json.loads((towers / "export.json").read_text())["graphs"]
-    describe(folder, "heads", name, backbone, parity, seed=about["seed"], towers=graphs, calibration=stats._asdict())
+    stats = fit(Outputs(outputs["image"], outputs["text"], outputs.get("image_text")), pairs, backbone.fusion)
+    of_towers = read_export(towers)
+    kept = {
+        k: of_towers[k] for k in ("preprocess", "context", "clean", "activation", "fused_context") if k in of_towers
+    }
+    more = {"seed": about["seed"], "towers": of_towers["graphs"], "calibration": stats._asdict(), "parity": parity}
+    describe(folder, "heads", name, backbone, kept | more)
 
 
-def fit(outputs: dict[str, np.ndarray], pairs: Path, fusion: str) -> calibrate.Calibration:
+def fit(outputs: Outputs, pairs: Path, fusion: str) -> calibrate.Calibration:
     """Fit the calibration on each pair's image and full caption."""
     prepared = read_pairs(pairs)
     full = np.array([rows[0] for rows in prepared.text_rows])
-    return calibrate.fit(outputs["image"][prepared.image_rows], outputs["text"][full], fusion)
+    fused = None
+    if outputs.fused is not None:
+        place = {key: i for i, key in enumerate(fused_keys(pairs))}
+        fused = outputs.fused[[place[i, t] for i, t in zip(prepared.image_rows.tolist(), full.tolist(), strict=True)]]
+    return calibrate.fit(outputs.image[prepared.image_rows], outputs.text[full], fusion, fused)
 
 
-def export_all(name: str, backbone: Backbone, checkpoint: Path, data: Path, pairs: Path, folder: Path) -> None:
-    """Export the encoders of one fully trained seed; its calibration is fitted on the training pairs."""
-    from gcl.backbones import FAMILIES
-
+def export_all(
+    name: str, backbone: Backbone, checkpoint: Path, data: Path, pairs: Path, device: str, folder: Path
+) -> None:
+    """Export the encoders of one whole model; its calibration is fitted on the training pairs."""
     about = read_about(checkpoint, name)
-    family = lookup(FAMILIES, backbone.family, "backbone family", "src/gcl/backbones/__init__.py")
-    model = family.build(backbone, data)
-    model.load_state_dict(read_checkpoint(checkpoint, name))
+    built = build(backbone, data)
+    read_start(built.model, checkpoint, name)
     folder.mkdir()
-    parity = export_modules(folder, family.encoders(model.eval()), backbone, data)
-    describe(folder, "all", name, backbone, parity)
-    outputs = {"image": embed_images(folder, pairs, "auto", 0), "text": embed_texts(folder, pairs, "auto", 0)}
-    stats = fit(outputs, pairs, backbone.fusion)
-    describe(folder, "all", name, backbone, parity, seed=about["seed"], calibration=stats._asdict())
+    more = {"parity": export_graphs(folder, built.graphs(), built), "seed": about["seed"], **settings(built)}
+    describe(folder, "all", name, backbone, more)
+    infer_items(folder, pairs, device, 0, False, folder / "calibration")
+    stats = fit(read_outputs(folder / "calibration"), pairs, backbone.fusion)
+    shutil.rmtree(folder / "calibration")
+    describe(folder, "all", name, backbone, more | {"calibration": stats._asdict()})
 
 
 def export(
@@ -159,6 +187,7 @@ def export(
     towers: Path | None,
     features: Path | None,
     pairs: Path | None,
+    device: str,
     output: Path,
 ) -> None:
     """Export towers, or every seed of the checkpoints.
@@ -179,7 +208,7 @@ def export(
             if kind == "heads":
                 export_heads(name, backbone, seed, towers, features, pairs, folder / seed.name)  # type: ignore[arg-type]
             else:
-                export_all(name, backbone, seed, data, pairs, folder / seed.name)  # type: ignore[arg-type]
+                export_all(name, backbone, seed, data, pairs, device, folder / seed.name)  # type: ignore[arg-type]
 
 
 def main() -> None:
@@ -195,6 +224,7 @@ def main() -> None:
     made.add_argument("--towers", type=Path, help="for heads: the exported towers")
     made.add_argument("--features", type=Path, help="for heads: the towers' outputs for the training pairs")
     made.add_argument("--pairs", type=Path, help="prepared training pairs, on which calibration is fitted")
+    made.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"], help="for the pairs' embeddings")
     made.add_argument("--output", required=True, type=Path, help="folder to write")
     run(made, export)
 

@@ -4,29 +4,23 @@ import contextlib
 import io
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from gcl.backbones.built import Graph
 
 OPSET = 20  # the first with Gelu
 IR_VERSION = 10
+MORE_OUTPUTS = ["image_tokens"]  # of an image graph whose fusion is native
 OUTPUT = "features"  # "embedding" would collide with a value name inside text towers
 
 
-def export_module(module: "nn.Module", example: "Tensor", dynamic: tuple[str, ...], name: str, path: Path) -> None:
-    """Trace a torch module of one input to ONNX.
+def export_module(graph: Graph, path: Path) -> None:
+    """Trace a torch module in eval mode to ONNX; its first output is named features, others as MORE_OUTPUTS says.
 
-    Args:
-        module: In eval mode.
-        example: An input of batch 2 or more: at batch 1 the exporter fixes the batch without saying so.
-        dynamic: Names of the leading dimensions that stay free.
-        name: Of the input.
-        path: File to write.
+    The example's batch must be 2 or more: at batch 1 the exporter fixes the batch without saying so.
 
     Raises:
         ValueError: a dimension that should be free came out fixed.
@@ -34,18 +28,22 @@ def export_module(module: "nn.Module", example: "Tensor", dynamic: tuple[str, ..
     import torch
 
     dims = {
-        i: torch.export.Dim(n, min=1 if n == "batch" else 2, max=4096 if n == "batch" else 512)
-        for i, n in enumerate(dynamic)
+        "batch": torch.export.Dim("batch", max=4096),
+        "tokens": torch.export.Dim("tokens", min=2, max=graph.longest),
     }
+    shapes = tuple({i: dims[n] for i, n in enumerate(names)} for names in graph.free.values())
+    with torch.inference_mode():
+        is_single = isinstance(graph.module(*graph.inputs.values()), torch.Tensor)
+    outputs = [OUTPUT] if is_single else [OUTPUT, *MORE_OUTPUTS]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            module.eval(),
-            (example,),
+            graph.module.eval(),
+            tuple(graph.inputs.values()),
             dynamo=True,
-            dynamic_shapes=(dims,),
-            input_names=[name],
-            output_names=[OUTPUT],
+            dynamic_shapes=shapes,
+            input_names=list(graph.inputs),
+            output_names=outputs,
             opset_version=OPSET,
             external_data=False,
             verbose=False,
@@ -57,13 +55,14 @@ def export_module(module: "nn.Module", example: "Tensor", dynamic: tuple[str, ..
         node.doc_string = ""
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         del value.metadata_props[:]
-    check_free(model, dynamic)
+    check_free(model, {name: len(names) for name, names in graph.free.items()})
     onnx.save(model, path)
 
 
-def check_free(model: onnx.ModelProto, dynamic: tuple[str, ...]) -> None:
-    """Raise ValueError if a leading dimension of the input or the batch of the output is a number."""
-    for value, count in ((model.graph.input[0], len(dynamic)), (model.graph.output[0], 1)):
+def check_free(model: onnx.ModelProto, free: dict[str, int]) -> None:
+    """Raise ValueError if one of the first dimensions of an input, or the batch of an output, is a number."""
+    counts = [(value, free[value.name]) for value in model.graph.input] + [(value, 1) for value in model.graph.output]
+    for value, count in counts:
         for i, dim in enumerate(value.type.tensor_type.shape.dim[:count]):
             if not dim.dim_param:
                 raise ValueError(f"ONNX export fixed dimension {i} of '{value.name}' at {dim.dim_value}")
@@ -90,16 +89,21 @@ def head_graph(first: np.ndarray, bias: np.ndarray | None, second: np.ndarray, p
 
 
 def chain(first: Path, second: Path, path: Path) -> None:
-    """Write the graph that feeds the output of one graph into the other."""
+    """Write the graph that feeds the features of one graph into the other; further outputs stay."""
     a, b = onnx.load(first), onnx.load(second)
     a.ir_version = b.ir_version = IR_VERSION
+    more = [f"tower_{o.name}" for o in a.graph.output if o.name != OUTPUT]
     merged = onnx.compose.merge_models(
         onnx.compose.add_prefix(a, "tower_", rename_inputs=False),
         onnx.compose.add_prefix(b, "head_"),
         io_map=[(f"tower_{OUTPUT}", f"head_{b.graph.input[0].name}")],
+        outputs=[f"head_{OUTPUT}", *more],
     )
-    merged.graph.output[0].name = OUTPUT
+    names = {f"head_{OUTPUT}": OUTPUT} | {name: name.removeprefix("tower_") for name in more}
+    for value in merged.graph.output:
+        value.name = names[value.name]
     for node in merged.graph.node:
-        node.output[:] = [OUTPUT if o == f"head_{OUTPUT}" else o for o in node.output]
+        node.input[:] = [names.get(i, i) for i in node.input]
+        node.output[:] = [names.get(o, o) for o in node.output]
     onnx.checker.check_model(merged)
     onnx.save(merged, path)

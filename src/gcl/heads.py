@@ -7,12 +7,7 @@ with the standardisation folded into its first layer, so that stock open_clip mo
 import torch
 from torch import Tensor, nn
 
-from gcl.backbones.timm_hf import HEAD_KEYS
-
-
-def hidden_width(modality: str, features: int, embedding: int) -> int:
-    """Return the width between the two layers, as open_clip chooses it."""
-    return 2 * embedding if modality == "image" else (features + embedding) // 2
+from gcl.backbones.built import Keys
 
 
 class Dropout(nn.Module):
@@ -33,15 +28,15 @@ class Dropout(nn.Module):
 class Head(nn.Module):
     """Standardised features (B, F) -> tower output (B, D).
 
-    Without a bias in the first layer (text) features are scaled but not shifted: there is nothing that
+    Without a bias in the first layer (open_clip's text head) features are scaled but not shifted: there is nothing that
     could hold the shift.
     """
 
-    def __init__(self, modality: str, features: Tensor, embedding: int, dropout: float) -> None:
+    def __init__(self, keys: Keys, features: Tensor, embedding: int, dropout: float) -> None:
         """Take mean and deviation from training features (P, F)."""
         super().__init__()
-        self.keys = HEAD_KEYS[modality]
-        width = hidden_width(modality, features.shape[1], embedding)
+        self.keys = keys
+        width = keys.width(features.shape[1], embedding)
         self.first = nn.Linear(features.shape[1], width, bias=self.keys.bias is not None)
         self.between = nn.Sequential(nn.GELU(), Dropout(dropout))
         self.second = nn.Linear(width, embedding, bias=False)
@@ -85,9 +80,8 @@ class Head(nn.Module):
                 self.first.bias.copy_(state[self.keys.bias].double() + weight @ self.mean.double())
 
 
-def apply_folded(modality: str, state: dict[str, Tensor], features: Tensor) -> Tensor:
+def apply_folded(keys: Keys, state: dict[str, Tensor], features: Tensor) -> Tensor:
     """Run a stored head on plain features (B, F): what ONNX is compared with."""
-    keys = HEAD_KEYS[modality]
     bias = state[keys.bias] if keys.bias is not None else None
     hidden = nn.functional.gelu(nn.functional.linear(features, state[keys.first], bias))
     return nn.functional.linear(hidden, state[keys.second])

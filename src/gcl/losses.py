@@ -25,27 +25,32 @@ FLOOR = -1e30  # a logit that is hidden
 SMALLEST = -60.0  # exp() of it is 9e-27 of the largest term, below the rounding of a sum of doubles
 
 
-def duplicates(image_ids: Tensor, text_ids: Tensor) -> Tensor:
-    """Return (N, N) bool: samples j != k that share an image or a text, so that k is no negative of j."""
-    same = (image_ids[:, None] == image_ids) | (text_ids[:, None] == text_ids)
-    return same.fill_diagonal_(False)
+def duplicates(image_ids: Tensor, text_ids: Tensor, rows: slice | None = None) -> Tensor:
+    """Return (R, N) bool: samples j != k that share an image or a text, so that k is no negative of j."""
+    start, stop, _ = (rows or slice(None)).indices(len(image_ids))
+    same = (image_ids[start:stop, None] == image_ids) | (text_ids[start:stop, None] == text_ids)
+    same.diagonal(start).fill_(False)
+    return same
 
 
 def gcl_loss(
-    embeddings: Mapping[str, Tensor],
+    embeddings: Mapping[str, Tensor] | Tensor,
     directions: Mapping[str, float],
     denominator: str,
-    temperature: float,
+    temperature: float | Tensor,
     masked: Tensor | None = None,
+    rows: slice | None = None,
 ) -> Tensor:
     """Compute the loss of the module's docstring, exactly, with its gradient in closed form.
 
     Args:
-        embeddings: (N, D) unit vectors by modality: image, text, image_text.
+        embeddings: (N, D) unit vectors by modality: image, text, image_text; or the three stacked, (3, N, D).
         directions: "a>b" -> weight, for instance {"image>text": 1, "text>image": 1}.
         denominator: a rule of the table above.
-        temperature: t, above 0.
+        temperature: t, above 0; a tensor gets its gradient too.
         masked: (N, N) bool, samples that are no negatives of each other; its diagonal is ignored.
+        rows: add up these samples j only, with the same factor; parts over all samples add up to the loss.
+            `masked` then has these rows only.
 
     Returns:
         A scalar. When all positives coincide and all negatives are far, it reaches ln 3 (full), ln 2
@@ -62,9 +67,39 @@ def gcl_loss(
     for direction, weight in directions.items():
         a, b = (MODALITIES.index(m) for m in direction.split(">"))
         by_query.setdefault(a, {})[b] = weight
-    stacked = torch.stack([embeddings[m] for m in MODALITIES])  # (3, N, D)
-    loss: Tensor = _ClosedForm.apply(stacked, by_query, denominator, temperature, masked)
+    stacked = embeddings if isinstance(embeddings, Tensor) else torch.stack([embeddings[m] for m in MODALITIES])
+    if not isinstance(temperature, Tensor):
+        temperature = torch.tensor(temperature, dtype=torch.float64)
+    loss: Tensor = _ClosedForm.apply(stacked, temperature, by_query, denominator, masked, rows or slice(None))
     return loss
+
+
+def separation_loss(
+    image: Tensor, text: Tensor, distance: Tensor, temperature: float | Tensor, rows: slice | None = None
+) -> Tensor:
+    """Push apart items of one modality in proportion to how far their captions are (AlignCLIP).
+
+    The logits of images are (I I^T) * distance with i . t on the diagonal, where the targets are; those of
+    texts likewise. Returns the mean of both cross-entropies.
+
+    Args:
+        image: (N, D) unit vectors.
+        text: (N, D) unit vectors.
+        distance: (R, N), 1 - cosine of a frozen sentence encoder's features of the captions, 0 on the diagonal.
+        temperature: above 0.
+        rows: as for gcl_loss; R is their number.
+
+    Source: AlignCLIP, arXiv 2406.17639, with its default targets.
+    """
+    start, stop, _ = (rows or slice(None)).indices(len(image))
+    own = torch.arange(start, stop, device=image.device)
+    total = image.new_zeros(())
+    for one, other in ((image, text), (text, image)):
+        logits = one[start:stop] @ one.T * distance  # (R, N)
+        paired = (one[start:stop] * other[start:stop]).sum(1)
+        logits = logits.scatter(1, own[:, None], paired[:, None]) / temperature
+        total = total + (logits.logsumexp(1) - paired / temperature).sum() / (2 * len(image))
+    return total
 
 
 # Modalities m whose column (m, j) of the row's own sample is in the denominator of direction a > b.
@@ -96,15 +131,18 @@ class _ClosedForm(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any,
         stacked: Tensor,
+        temperature: Tensor,
         by_query: dict[int, dict[int, float]],
         rule: str,
-        temperature: float,
         masked: Tensor | None,
+        rows: slice,
     ) -> Tensor:
         n = stacked.shape[1]
-        hidden = torch.eye(n, dtype=torch.bool, device=stacked.device)
+        start, stop, _ = rows.indices(n)
+        hidden = torch.zeros(stop - start, n, dtype=torch.bool, device=stacked.device)
+        hidden.diagonal(start).fill_(True)
         if masked is not None:
-            hidden = hidden | masked
+            hidden |= masked
         hidden_at = hidden.nonzero(as_tuple=True)  # few: rows and samples that are no negatives
         scale = 1 / (n * sum(w for targets in by_query.values() for w in targets.values()))
         total = stacked.new_zeros(())
@@ -114,19 +152,25 @@ class _ClosedForm(torch.autograd.Function):
             for b, weight in targets.items():
                 groups.setdefault(other_columns(rule, a, b), {})[b] = weight
             for columns, group in groups.items():
-                total += _rows(stacked, a, columns, group, rule, temperature, hidden_at, scale, gradient)
-        ctx.save_for_backward(gradient)
+                place = (a, slice(start, stop))
+                total += _rows(stacked, place, columns, group, rule, temperature.item(), hidden_at, scale, gradient)
+        ctx.save_for_backward(gradient, stacked, temperature)
         return total
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (gradient,) = ctx.saved_tensors
-        return upstream * gradient, None, None, None, None
+        gradient, stacked, temperature = ctx.saved_tensors
+        by_temperature = None
+        if ctx.needs_input_grad[1]:
+            # Every logit e . c / t has its share of the gradient in its row and in its column: e . gradient
+            # counts it twice.
+            by_temperature = (-0.5 * upstream * (stacked * gradient).sum() / temperature).to(temperature.dtype)
+        return upstream * gradient, by_temperature, None, None, None, None
 
 
 def _rows(
     stacked: Tensor,
-    a: int,
+    place: tuple[int, slice],
     columns: tuple[int, ...],
     targets: dict[int, float],
     rule: str,
@@ -135,24 +179,28 @@ def _rows(
     scale: float,
     gradient: Tensor,
 ) -> Tensor:
-    """Add the gradient of directions a > b that share `columns`; return their part of the loss."""
-    rows = stacked[a]  # (N, D)
+    """Add the gradient of directions a > b that share `columns`; return their part of the loss.
+
+    `place` is the modality a and the samples whose rows are added, R of them.
+    """
+    rows = stacked[place]  # (R, D)
     others = stacked if len(columns) == len(stacked) else stacked[list(columns)]  # (M, N, D)
-    logits = (rows @ others.flatten(0, 1).T).div_(temperature).view(len(rows), len(columns), len(rows))  # (N, M, N)
-    own = (rows * stacked).sum(2).T / temperature  # (N, 3): all columns of the own sample
+    mine = stacked[:, place[1]]  # (3, R, D): the own sample in all modalities
+    logits = (rows @ others.flatten(0, 1).T).div_(temperature).view(len(rows), len(columns), -1)  # (R, M, N)
+    own = (rows * mine).sum(2).T / temperature  # (R, 3): all columns of the own sample
     j, k = hidden_at
     logits[j, :, k] = FLOOR
-    top = logits.amax((1, 2))  # (N,)
+    top = logits.amax((1, 2))  # (R,)
     # Far below the largest logit nothing is added; the floor spares exp() its slow path for tiny results.
     logits.sub_(top[:, None, None]).clamp_(min=SMALLEST).exp_()
     logits[j, :, k] = 0
     negatives = logits.sum((1, 2)).clamp_(min=torch.finfo(logits.dtype).tiny)
-    log_negatives = negatives.log() + top  # (N,)
+    log_negatives = negatives.log() + top  # (R,)
     share = torch.zeros_like(negatives)  # of the negatives in Z, weighted over directions
     own_gradient = torch.zeros_like(own)
     total = stacked.new_zeros(())
     for b, weight in targets.items():
-        kept = list(OWN_COLUMNS[rule](a, b))
+        kept = list(OWN_COLUMNS[rule](place[0], b))
         log_z = torch.logaddexp(log_negatives, own[:, kept].logsumexp(1))
         total += weight * (log_z - own[:, b]).sum()
         share += weight * (log_negatives - log_z).exp()
@@ -161,10 +209,10 @@ def _rows(
     factor = scale / temperature
     logits.mul_((share / negatives * factor)[:, None, None])  # now dL/dlogit / t
     own_gradient *= factor
-    flat = logits.flatten(1)  # (N, M N)
-    own_gradient = own_gradient.T[..., None]  # (3, N, 1)
-    gradient[a] += flat @ others.flatten(0, 1) + (own_gradient * stacked).sum(0)
-    gradient += own_gradient * rows
+    flat = logits.flatten(1)  # (R, M N)
+    own_gradient = own_gradient.T[..., None]  # (3, R, 1)
+    gradient[place] += flat @ others.flatten(0, 1) + (own_gradient * mine).sum(0)
+    gradient[:, place[1]] += own_gradient * rows
     for column, part in zip(columns, (flat.T @ rows).view_as(others), strict=True):
         gradient[column] += part
     return total * scale

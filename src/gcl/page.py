@@ -58,7 +58,7 @@ class Pictures:
 
 def shown_items(prepared: Path, bench: PreparedBenchmark) -> dict[tuple[str, str], Shown]:
     """Return what there is to see of each (table, item id)."""
-    locations = read_parquet(prepared / "images.parquet")["location"].to_pylist()
+    locations = read_parquet(prepared / "locations.parquet")["location"].to_pylist()
     texts = read_parquet(prepared / "texts.parquet")["text"].to_pylist()
     return {
         (name, item): Shown(locations[images[0]] if images else None, None if text == NO_TEXT else texts[text])

@@ -5,7 +5,10 @@ Out: a folder of tables, described in records.py. Unreadable images are listed i
      a benchmark, and training pairs if their share is above the limit.
 """
 
+import hashlib
 import logging
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from gcl.benchmarks import READERS as BENCHMARK_READERS
@@ -15,36 +18,54 @@ from gcl.files import atomic_path
 from gcl.images import decode, read_bytes
 from gcl.pairs import READERS as PAIR_READERS
 from gcl.progress import progress
-from gcl.records import Pair, Qrel, Task, write_benchmark, write_pairs, write_rejects
+from gcl.records import Pair, Qrel, Task, content_id, write_benchmark, write_pairs, write_rejects
 from gcl.registry import lookup
 
 log = logging.getLogger(__name__)
 
 
-def problem_of(location: str) -> str:
-    """Decode an image; return what is wrong with it, or an empty string."""
+def examine(location: str) -> tuple[str, str]:
+    """Decode an image; return the sha256 of its bytes, or what is wrong with it."""
     try:
-        decode(read_bytes(location), location)
+        data = read_bytes(location)
+        decode(data, location)
     except (OSError, ValueError) as error:
-        return str(error)
-    return ""
+        return "", str(error)
+    return hashlib.sha256(data).hexdigest(), ""
 
 
-def usable(pairs: list[Pair], limit: float, folder: Path) -> list[Pair]:
-    """Drop pairs without caption or with an unreadable image, list them, and refuse too many."""
-    rejects = {}
+def usable(pairs: Iterable[Pair], limit: float, folder: Path) -> tuple[list[Pair], dict[str, str]]:
+    """Drop pairs without caption, with an unreadable image, or that occur twice; list them, refuse too many.
+
+    Returns:
+        The pairs that stay, and the sha256 of every image by its location.
+    """
+    kept: dict[str, Pair] = {}
+    digests: dict[str, str] = {}
+    rejects: list[tuple[str, str, str]] = []
+    total = 0
     for pair in progress(pairs, "check images", "image"):
-        reason = problem_of(pair.image) if any(t.strip() for t in pair.texts) else "no caption"
+        total += 1
+        pair = pair._replace(texts=tuple(t.strip() for t in pair.texts if t.strip()))
+        digest, reason = ("", "no caption") if not pair.texts else examine(pair.image)
+        if not reason:
+            digests[pair.image] = digest
+            first = kept.setdefault(content_id(pair, digests), pair)
+            reason = "" if first is pair else f"the same image and caption as {first.name}"
         if reason:
-            rejects[pair.image] = reason
-    write_rejects(folder / "rejects.csv", rejects.items())
-    if len(rejects) > limit * len(pairs):
-        first = next(iter(rejects.values()))
+            rejects.append((pair.name, pair.image, reason))
+    write_rejects(folder / "rejects.csv", rejects)
+    repeated = sum("the same image and caption" in reason for *_, reason in rejects)
+    unusable = len(rejects) - repeated
+    if unusable > limit * total:
+        first_bad = next(r for r in rejects if "the same image and caption" not in r[2])
         raise ValueError(
-            f"{len(rejects)} of {len(pairs)} pairs are unusable, "
-            f"more than reject_limit {limit:.1%} allows; first: {first}"
+            f"{unusable} of {total} pairs are unusable, more than reject_limit {limit:.1%} allows; "
+            f"first: {first_bad[0]} ({first_bad[1]}): {first_bad[2]}"
         )
-    return [pair for pair in pairs if pair.image not in rejects]
+    if rejects:
+        log.warning("%d pairs unusable, %d repeated, of %d: listed in rejects.csv", unusable, repeated, total)
+    return list(kept.values()), digests
 
 
 def prepare_pairs(data: Path, reader: str, limit: float, max_pairs: int | None, output: Path) -> None:
@@ -56,10 +77,10 @@ def prepare_pairs(data: Path, reader: str, limit: float, max_pairs: int | None, 
     read = lookup(PAIR_READERS, reader, "reader of pairs", "src/gcl/pairs.py")
     with atomic_path(output) as folder:
         folder.mkdir()
-        pairs = usable(list(read(data))[:max_pairs], limit, folder)
+        pairs, digests = usable(islice(read(data), max_pairs), limit, folder)
         if not pairs:
             raise ValueError(f"{data} holds no usable pair")
-        log.info("%d pairs", write_pairs(folder, pairs))
+        log.info("%d pairs", write_pairs(folder, pairs, digests))
 
 
 def prepare_benchmark(data: Path, benchmark: Benchmark, max_queries: int | None, output: Path) -> None:
@@ -73,13 +94,13 @@ def prepare_benchmark(data: Path, benchmark: Benchmark, max_queries: int | None,
     if max_queries is not None:
         qrels = first_queries(tables, tasks, qrels, max_queries)
     images = {image: None for items in tables.values() for item in items for image in item.images}
-    problems = [reason for image in progress(images, "check images", "image") if (reason := problem_of(image))]
-    if problems:
+    found = {image: examine(image) for image in progress(images, "check images", "image")}
+    if problems := [reason for _, reason in found.values() if reason]:
         raise ValueError("\n".join([f"{len(problems)} images of the benchmark are unreadable:", *problems[:20]]))
     about = {"measures": benchmark.measures, "title": benchmark.title}
     with atomic_path(output) as folder:
         folder.mkdir()
-        write_benchmark(folder, tables, tasks, qrels, about)
+        write_benchmark(folder, tables, tasks, qrels, about, {image: digest for image, (digest, _) in found.items()})
     log.info("%d tasks, %d items, %d qrels", len(tasks), sum(map(len, tables.values())), len(qrels))
 
 

@@ -2,18 +2,20 @@
 
 A prepared folder holds its distinct images and texts once; items and pairs refer to them by row:
 
-    images.parquet   location            where the bytes are, see images.py
+    images.parquet   sha256              of the encoded bytes; equal files are one row
+    locations.parquet location           where the bytes are, row by row, see images.py
     texts.parquet    text
     pairs.parquet    pair_id, image_row, text_rows             (training data; the first text is the full caption)
     items.parquet    table, item_id, image_rows, text_row, parent_id   (benchmarks; text_row -1: no text)
     qrels.parquet    task, query_id, candidate_id, relevance
     task.json        tasks: name, query and candidate modality, their tables; measures
-    rejects.csv      path, reason
+    rejects.csv      record, path, reason
 """
 
 import csv
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +64,7 @@ class Task(NamedTuple):
 class Pair(NamedTuple):
     """An image with its caption; further captions are shorter views of the first."""
 
-    pair_id: str
+    name: str  # in its source, for messages
     image: str  # location
     texts: tuple[str, ...]
 
@@ -70,28 +72,44 @@ class Pair(NamedTuple):
 class Units:
     """Numbers distinct images and texts in the order in which they are first seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, digests: Mapping[str, str]) -> None:
+        """Take the sha256 of the bytes at every location."""
+        self.digests = digests
         self.images: dict[str, int] = {}
+        self.locations: list[str] = []
         self.texts: dict[str, int] = {}
 
     def image(self, location: str) -> int:
         """Return the row of an image."""
-        return self.images.setdefault(location, len(self.images))
+        digest = self.digests[location]
+        if digest not in self.images:
+            self.images[digest] = len(self.locations)
+            self.locations.append(location)
+        return self.images[digest]
 
     def text(self, text: str | None) -> int:
         """Return the row of a text, NO_TEXT for none."""
         return NO_TEXT if text is None else self.texts.setdefault(text, len(self.texts))
 
     def write(self, folder: Path) -> None:
-        """Write images.parquet and texts.parquet."""
-        pq.write_table(pa.table({"location": pa.array(list(self.images), pa.string())}), folder / "images.parquet")
-        pq.write_table(pa.table({"text": pa.array(list(self.texts), pa.string())}), folder / "texts.parquet")
+        """Write images.parquet, locations.parquet and texts.parquet."""
+        for name, column, values in (
+            ("images", "sha256", list(self.images)),
+            ("locations", "location", self.locations),
+            ("texts", "text", list(self.texts)),
+        ):
+            pq.write_table(pa.table({column: pa.array(values, pa.string())}), folder / f"{name}.parquet")
 
 
-def write_pairs(folder: Path, pairs: Iterable[Pair]) -> int:
+def content_id(pair: Pair, digests: Mapping[str, str]) -> str:
+    """Name a pair by its content: the same wherever the pair was read from."""
+    return hashlib.sha256("\0".join([digests[pair.image], *pair.texts]).encode()).hexdigest()[:16]
+
+
+def write_pairs(folder: Path, pairs: Iterable[Pair], digests: Mapping[str, str]) -> int:
     """Write a prepared folder of training pairs; return how many."""
-    units = Units()
-    rows = [(p.pair_id, units.image(p.image), [units.text(t) for t in p.texts]) for p in pairs]
+    units = Units(digests)
+    rows = [(content_id(p, digests), units.image(p.image), [units.text(t) for t in p.texts]) for p in pairs]
     ids, images, texts = zip(*rows, strict=True) if rows else ((), (), ())
     units.write(folder)
     table = pa.table(
@@ -106,7 +124,12 @@ def write_pairs(folder: Path, pairs: Iterable[Pair]) -> int:
 
 
 def write_benchmark(
-    folder: Path, tables: dict[str, list[Item]], tasks: list[Task], qrels: list[Qrel], about: dict[str, Any]
+    folder: Path,
+    tables: dict[str, list[Item]],
+    tasks: list[Task],
+    qrels: list[Qrel],
+    about: dict[str, Any],
+    digests: Mapping[str, str],
 ) -> None:
     """Write a prepared folder of a benchmark.
 
@@ -114,7 +137,7 @@ def write_benchmark(
         ValueError: an id occurs twice in a table, or a qrel names an unknown query or candidate.
     """
     check_ids(tables, tasks, qrels)
-    units = Units()
+    units = Units(digests)
     rows = [
         (name, i.item_id, [units.image(x) for x in i.images], units.text(i.text), i.parent_id)
         for name, items in tables.items()
@@ -149,10 +172,10 @@ def check_ids(tables: dict[str, list[Item]], tasks: list[Task], qrels: list[Qrel
             raise ValueError(f"qrels of {qrel.task} name candidate '{qrel.candidate_id}', which is in no pool")
 
 
-def write_rejects(path: Path, rejects: Iterable[tuple[str, str]]) -> None:
-    """Write rejects.csv, sorted."""
+def write_rejects(path: Path, rejects: Iterable[tuple[str, str, str]]) -> None:
+    """Write rejects.csv: the record's name in its source, its image, and why it was left out."""
     with path.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("path", "reason"), *sorted(rejects)])
+        csv.writer(file, lineterminator="\n").writerows([("record", "path", "reason"), *sorted(rejects)])
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -172,6 +195,9 @@ class Table(NamedTuple):
     text_rows: list[int]
 
 
+Combinations = dict[tuple[int, int], int]  # (image row, text row) -> its place among the fused_keys
+
+
 class PreparedBenchmark(NamedTuple):
     """A benchmark as read back."""
 
@@ -179,6 +205,7 @@ class PreparedBenchmark(NamedTuple):
     tables: dict[str, Table]
     qrels: dict[str, dict[str, dict[str, int]]]  # task -> query -> candidate -> relevance
     about: dict[str, Any]
+    combinations: Combinations
 
 
 def read_benchmark(folder: Path) -> PreparedBenchmark:
@@ -194,7 +221,9 @@ def read_benchmark(folder: Path) -> PreparedBenchmark:
     qrels: dict[str, dict[str, dict[str, int]]] = {task.name: {} for task in tasks}
     for row in read_parquet(folder / "qrels.parquet").to_pylist():
         qrels[row["task"]].setdefault(row["query_id"], {})[row["candidate_id"]] = row["relevance"]
-    return PreparedBenchmark(tasks, {name: Table(*c) for name, c in columns.items()}, qrels, about)
+    tables = {name: Table(*c) for name, c in columns.items()}
+    combinations = {key: place for place, key in enumerate(fused_keys(folder))}
+    return PreparedBenchmark(tasks, tables, qrels, about, combinations)
 
 
 class PreparedPairs(NamedTuple):
@@ -208,3 +237,13 @@ def read_pairs(folder: Path) -> PreparedPairs:
     """Read what write_pairs wrote."""
     table = read_parquet(folder / "pairs.parquet")
     return PreparedPairs(table["image_row"].to_numpy(), table["text_rows"].to_pylist())
+
+
+def fused_keys(folder: Path) -> list[tuple[int, int]]:
+    """Return the distinct (image row, text row) that occur together in a prepared folder, sorted."""
+    if (folder / "pairs.parquet").exists():
+        pairs = read_pairs(folder)
+        return sorted({(int(i), t) for i, texts in zip(pairs.image_rows, pairs.text_rows, strict=True) for t in texts})
+    table = read_parquet(folder / "items.parquet", ["image_rows", "text_row"])
+    items = zip(table["image_rows"].to_pylist(), table["text_row"].to_pylist(), strict=True)
+    return sorted({(i, text) for images, text in items if text != NO_TEXT for i in images})

@@ -11,7 +11,7 @@ from typing import Any
 
 from gcl.checkpoints import read_curves
 from gcl.command import parser, run
-from gcl.config import Config, Experiment, Project, experiment_of, from_json, load, to_json
+from gcl.config import Config, Experiment, Project, experiment_of, from_json, load, runs_of, to_json
 from gcl.figures import (
     View,
     cosines,
@@ -46,22 +46,16 @@ CAPTIONS = {
 }
 
 
-def recipes_of(config: Config) -> list[str]:
-    """List recipes in the order of the config."""
-    return [recipe for experiment in config.experiments for recipe in experiment.recipes]
-
-
 def merge_scores(config: Config, results: Path) -> list[list[str]]:
     """Return the lines of every scores.csv, in the order of the config."""
     lines = []
-    for backbone in config.backbones:
-        for recipe in recipes_of(config):
-            for benchmark in config.benchmarks:
-                with (results / "scores" / backbone / recipe / benchmark / "scores.csv").open(newline="") as file:
-                    header, *body = csv.reader(file)
-                if tuple(header) != COLUMNS:
-                    raise ValueError(f"{file.name} has columns {header}, expected {list(COLUMNS)}; run `score` again")
-                lines += body
+    for backbone, recipe in runs_of(config):
+        for benchmark in config.benchmarks:
+            with (results / "scores" / backbone / recipe / benchmark / "scores.csv").open(newline="") as file:
+                header, *body = csv.reader(file)
+            if tuple(header) != COLUMNS:
+                raise ValueError(f"{file.name} has columns {header}, expected {list(COLUMNS)}; run `score` again")
+            lines += body
     return lines
 
 
@@ -69,8 +63,7 @@ def read_results(config: Config, results: Path, benchmark: str, measure: str) ->
     """Read the per-query results of every backbone and recipe."""
     return [
         read_result(results / "scores" / backbone / recipe / benchmark, backbone, recipe, measure)
-        for backbone in config.backbones
-        for recipe in recipes_of(config)
+        for backbone, recipe in runs_of(config)
     ]
 
 
@@ -116,7 +109,7 @@ def steps(results: list[Result], tasks: list[str], config: Config) -> list[list[
         for experiment in config.experiments:
             for after in experiment.recipes:
                 before = baseline_of(after, experiment)
-                if before is not None:
+                if before is not None and after in by_recipe:
                     moved = difference(by_recipe[after], by_recipe[before], config.resamples)
                     rows.append([f"{backbone} {before} → {after}", moved.long()])
     return rows
@@ -180,7 +173,7 @@ def write_figures(
     for result in results:
         if result.backbone == backbone and (loss := loss_name(result.recipe)):
             temperature = project.recipes[result.recipe].loss.temperature
-            points.setdefault(loss, {})[temperature] = summarise(
+            points.setdefault(loss, {})[float(temperature)] = summarise(
                 average(result, tasks, "global", "none"), config.resamples
             )
     names = ["tasks_global", "tasks_local"]
@@ -218,8 +211,7 @@ def collect_gaps(project: Project, results: Path, benchmark: str, bench: Prepare
         f"{backbone}/{recipe}": gap(
             units_of(results / "embeddings" / backbone / recipe / benchmark, project.backbones[backbone].fusion, bench)
         )
-        for backbone in config.backbones
-        for recipe in recipes_of(config)
+        for backbone, recipe in runs_of(config)
     }
 
 

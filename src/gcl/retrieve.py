@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from gcl import calibrate
 from gcl.command import parser, run
 from gcl.files import atomic_path
-from gcl.fusion import Floats
+from gcl.fusion import Floats, Outputs, read_outputs
 from gcl.infer import read_export
-from gcl.records import NO_TEXT, PreparedBenchmark, Table, Task, read_benchmark
+from gcl.records import NO_TEXT, Combinations, PreparedBenchmark, Table, Task, read_benchmark
 
 Ints = NDArray[np.int64]
 
@@ -59,18 +59,27 @@ class Vectors(NamedTuple):
     modalities: list[str]  # (U,)
 
 
-def item_vectors(table: Table, image: Floats, text: Floats, mode: str, fusion: str, stats: Any) -> Vectors:
-    """Fuse the items of a table; equal items share one vector, so they tie exactly."""
+def item_vectors(
+    table: Table, outputs: Outputs, combinations: Combinations, mode: str, fusion: str, stats: Any
+) -> Vectors:
+    """Fuse the items of a table; equal items share one vector, so they tie exactly.
+
+    An item of several images has the mean of their outputs.
+    """
     keys = list(zip(table.image_rows, table.text_rows, strict=True))
     order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     modalities = [("image_text" if images else "text") if t != NO_TEXT else "image" for images, t in order]
-    vectors = np.empty((len(order), image.shape[1]), np.float32)
+    vectors = np.empty((len(order), outputs.text.shape[1]), np.float32)
     for modality in set(modalities):
         rows = [i for i, m in enumerate(modalities) if m == modality]
         chosen = [list(order)[i] for i in rows]
-        images = None if modality == "text" else np.stack([image[list(i)].mean(0) for i, _ in chosen])
-        texts = None if modality == "image" else text[[t for _, t in chosen]]
-        vectors[rows] = calibrate.vectors(images, texts, mode, fusion, stats)
+        images = texts = fused = None
+        if modality == "image_text" and outputs.fused is not None:
+            fused = np.stack([outputs.fused[[combinations[i, t] for i in images]].mean(0) for images, t in chosen])
+        else:
+            images = None if modality == "text" else np.stack([outputs.image[list(i)].mean(0) for i, _ in chosen])
+            texts = None if modality == "image" else outputs.text[[t for _, t in chosen]]
+        vectors[rows] = calibrate.vectors(images, texts, mode, fusion, stats, fused)
     return Vectors(vectors, np.array([order[key] for key in keys]), modalities)
 
 
@@ -113,30 +122,38 @@ def constant(value: str, n: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(np.zeros(n, np.int32), [value])
 
 
-def check_rows(bench: PreparedBenchmark, image: Floats, text: Floats, folder: Path) -> None:
+def check_rows(bench: PreparedBenchmark, outputs: Outputs, folder: Path) -> None:
     """Raise ValueError if the embeddings are not of this benchmark, or not finite."""
     images = 1 + max((row for t in bench.tables.values() for rows in t.image_rows for row in rows), default=-1)
     texts = 1 + max(row for t in bench.tables.values() for row in t.text_rows)
-    for name, array, wanted in (("image", image, images), ("text", text, texts)):
+    wanted_rows = (images, texts, len(bench.combinations))
+    for name, array, wanted in zip(("image", "text", "image_text"), outputs, wanted_rows, strict=True):
+        if array is None:
+            continue
         if len(array) != wanted:
             raise ValueError(
                 f"{folder}/{name}.npy has {len(array)} rows, the benchmark {wanted}; delete it and run `infer` again"
             )
         if not np.isfinite(array).all():
             raise ValueError(f"{folder}/{name}.npy holds NaN or infinity; delete it and run `infer` again")
-    if image.shape[1] != text.shape[1]:
-        raise ValueError(f"{folder}: images are {image.shape[1]}-d and texts {text.shape[1]}-d; are they one model's?")
+        if array.shape[1] != outputs.image.shape[1]:
+            raise ValueError(
+                f"{folder}: images are {outputs.image.shape[1]}-d and {name}s {array.shape[1]}-d; are they one model's?"
+            )
 
 
 def rank_seed(bench: PreparedBenchmark, embeddings: Path, onnx: Path, modes: list[str], k: int) -> Iterator[pa.Table]:
     """Yield the rankings of one seed for all calibrations, tasks and pools."""
-    image, text = np.load(embeddings / "image.npy"), np.load(embeddings / "text.npy")
-    check_rows(bench, image, text, embeddings)
+    outputs = read_outputs(embeddings)
+    check_rows(bench, outputs, embeddings)
     about = read_export(onnx)
     stats = calibrate.from_dict(about["calibration"]) if "calibration" in about else None
     seed = about.get("seed", 0)
     for mode in modes:
-        vectors = {n: item_vectors(t, image, text, mode, about["fusion"], stats) for n, t in bench.tables.items()}
+        vectors = {
+            n: item_vectors(t, outputs, bench.combinations, mode, about["fusion"], stats)
+            for n, t in bench.tables.items()
+        }
         for task in bench.tasks:
             for table in rank_task(task, bench, vectors, mode, stats, k):
                 yield table.add_column(0, "seed", pa.array(np.full(len(table), seed, np.int16)))

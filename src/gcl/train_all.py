@@ -1,123 +1,196 @@
-"""Train all weights of a backbone on images and texts, the paper's setting."""
+"""Train the weights of a backbone, all or some of its layers, on images and texts: the paper's setting."""
 
-import copy
-from collections.abc import Iterator
+import contextlib
+import hashlib
+import json
+import logging
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from gcl.backbones import FAMILIES
-from gcl.config import Backbone, Recipe
-from gcl.images import load
-from gcl.losses import duplicates, gcl_loss
+from gcl.backbones import FAMILIES, Built
+from gcl.checkpoints import read_start
+from gcl.config import Backbone, Recipe, to_json
+from gcl.files import atomic_path
+from gcl.gradients import Task, accumulate
+from gcl.loader import Loader
+from gcl.optimize import Curve, Steps
 from gcl.progress import progress
-from gcl.records import read_pairs, read_parquet
+from gcl.ranks import Rank, join, part_of
 from gcl.registry import lookup
-from gcl.schedule import learning_rate, weight_groups
-from gcl.texts import load_tokenizer, to_ids
-from gcl.train_heads import triplet
+from gcl.triplets import triplet
+
+if TYPE_CHECKING:
+    from gcl.train import Paths
+
+log = logging.getLogger(__name__)
+
+LARGEST_SCALE = math.log(100)  # of the logits, as CLIP's
+
+
+def train_all(
+    name: str, backbone: Backbone, recipe: Recipe, seed: int, paths: "Paths", label: str
+) -> tuple[Built, Curve]:
+    """Train one seed; return the model and the curve. Under torchrun every process returns the same.
+
+    Raises:
+        ValueError: fewer pairs than one batch, no such device or layer, an unreadable image, or a loss that
+            is no longer finite.
+    """
+    rank = join(paths.device)
+    torch.manual_seed(seed)
+    family = lookup(FAMILIES, backbone.family, "backbone family", "src/gcl/backbones/__init__.py")
+    built = family.build(backbone, paths.data)
+    if paths.init is not None:
+        read_start(built.model, paths.init / f"seed{seed}", name)
+    if recipe.epochs == 0:
+        return built, []
+    built.model.to(rank.device).train()
+    freeze_statistics(built.model)
+    weights = chosen_weights(built.model, recipe, label)
+    loader = Loader(paths.pairs, recipe, built, seed, part_of(rank, recipe.batch_size), paths.threads)
+    steps = Steps(weights, recipe, loader.order.per_epoch, label)
+    task = make_task(built, backbone, recipe, rank, paths, weights)
+    state = State(paths.resume, seed, fingerprint(backbone, recipe, paths.pairs, seed))
+    state.restore(built.model, steps, rank.device)
+    log.info("%s: %d steps, loss of guessing about %.2f", label, steps.total, math.log(recipe.batch_size))
+    run_steps(task, loader, steps, state, built.model, seed, paths.tensorboard if rank.number == 0 else None)
+    built.model.cpu().eval()
+    return built, steps.curve
+
+
+def run_steps(
+    task: Task, loader: Loader, steps: Steps, state: "State", model: nn.Module, seed: int, tensorboard: Path | None
+) -> None:
+    """Take the steps that are left, saving the state now and then."""
+    recipe, done = steps.recipe, len(steps.curve)
+    writer = open_tensorboard(tensorboard, seed, done)
+    bar = progress(range(done, steps.total), steps.name, "step")
+    for step, batch in zip(bar, loader.steps(done, steps.total), strict=True):
+        steps.begin()
+        value, repeated = accumulate(task, batch, seed, step)
+        norm = float(nn.utils.clip_grad_norm_(task.weights, recipe.full.clip_norm))
+        scale = {} if task.scale is None else {"temperature": math.exp(-task.scale.item())}
+        line = steps.end(value, repeated, **scale)
+        if task.scale is not None:
+            task.scale.data.clamp_(0, LARGEST_SCALE)
+        if writer is not None:
+            for key in ("loss", "learning_rate", "duplicates", *scale):
+                writer.add_scalar(key, line[key], step)
+            writer.add_scalar("gradient_norm", norm, step)
+        if task.rank.number == 0 and ((step + 1) % recipe.full.save_every == 0 or step + 1 == steps.total):
+            state.save(model, steps)
+    if writer is not None:
+        writer.close()
+
+
+def make_task(
+    built: Built, backbone: Backbone, recipe: Recipe, rank: Rank, paths: "Paths", weights: list[nn.Parameter]
+) -> Task:
+    """Collect what every step needs."""
+    full = recipe.full
+    if full.grad_checkpointing:
+        built.model.set_grad_checkpointing()  # type: ignore[operator]
+    raw = torch.compile(built.encode) if full.compile else built.encode
+
+    def encode(pixels: Tensor, ids: Tensor) -> Tensor:
+        return triplet(raw(pixels, ids), backbone.fusion)
+
+    def autocast() -> Any:
+        if full.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(rank.device.type, torch.bfloat16)
+
+    scale: Any = None
+    if recipe.loss.temperature == "learned":
+        scale = getattr(built.model, "logit_scale", None)
+        if scale is None:
+            raise ValueError(f"family {backbone.family} has no logit scale to learn; give a temperature")
+    sentences = None
+    if paths.sentences is not None and recipe.loss.separation:
+        sentences = normalize(torch.from_numpy(np.load(paths.sentences / "text.npy")), dim=1)
+    return Task(encode, recipe.loss, weights, scale, full.chunk, rank, autocast, sentences)
 
 
 def freeze_statistics(model: nn.Module) -> None:
-    """Keep batch norm at the statistics of pretraining: those of a small batch are noise."""
+    """Keep batch norm at the statistics of pretraining: those of a small batch are noise, and couple its rows."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
-def draws(
-    n: int, views: list[list[int]], recipe: Recipe, seed: int
-) -> Iterator[tuple[list[int], list[int], list[bool]]]:
-    """Yield rows, text rows and mirroring of each batch, epoch after epoch."""
-    generator = np.random.default_rng(seed)
-    for _ in range(recipe.epochs):
-        order = generator.permutation(n)
-        for start in range(0, n - recipe.batch_size + 1, recipe.batch_size):
-            rows = order[start : start + recipe.batch_size].tolist()
-            texts = [views[r][generator.integers(len(views[r]))] for r in rows]
-            yield rows, texts, (generator.random(len(rows)) < (0.5 if recipe.flip else 0.0)).tolist()
-
-
-def choose_device(name: str) -> torch.device:
-    """Turn auto, cuda or cpu into a device; cuda without a GPU is an error."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: cuda was asked for, but there is no CUDA device; set `device: auto` or `device: cpu`")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def train_all(
-    backbone: Backbone,
-    data: Path,
-    pairs: Path,
-    recipe: Recipe,
-    seed: int,
-    start: dict[str, Tensor] | None,
-    name: str,
-    device_name: str,
-) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-    """Train one seed; return the model's state dict and the curve.
+def chosen_weights(model: nn.Module, recipe: Recipe, name: str) -> list[nn.Parameter]:
+    """Leave a gradient to the weights that the recipe trains, and return them.
 
     Raises:
-        ValueError: fewer pairs than one batch, no such device, an unreadable image, or a loss that is no longer finite.
+        ValueError: a prefix that no weight's name has.
     """
-    prepared = read_pairs(pairs)
-    locations = read_parquet(pairs / "images.parquet")["location"].to_pylist()
-    texts = read_parquet(pairs / "texts.parquet")["text"].to_pylist()
-    per_epoch = len(prepared.image_rows) // recipe.batch_size
-    if per_epoch == 0:
-        raise ValueError(
-            f"{len(prepared.image_rows)} pairs don't fill one batch of {recipe.batch_size}; lower batch_size"
-        )
-    torch.manual_seed(seed)
-    device = choose_device(device_name)
-    family = lookup(FAMILIES, backbone.family, "backbone family", "src/gcl/backbones/__init__.py")
-    model = family.build(backbone, data)
-    if start is not None:
-        model.load_state_dict(start, strict=len(start) > 8)  # a checkpoint of heads holds only theirs
-    model.to(device).train()
-    freeze_statistics(model)
-    encode = family.encoders(model)
-    tokenizer = load_tokenizer(data / backbone.tokenizer, backbone.context)
-    optimizer = torch.optim.AdamW(weight_groups(model.parameters(), recipe.weight_decay), lr=recipe.learning_rate)
-    total = min(recipe.epochs * per_epoch, recipe.max_steps or 10**9)
-    stream = draws(len(prepared.image_rows), prepared.text_rows, recipe, seed)
-    curve: list[dict[str, float]] = []
-    for step, (rows, text_rows, mirrored) in enumerate(
-        progress((d for _, d in zip(range(total), stream, strict=False)), name, "step", total)
-    ):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, total, recipe)
-        images = [load(locations[prepared.image_rows[r]], backbone.preprocess) for r in rows]
-        pixels = torch.from_numpy(np.stack([i[:, :, ::-1] if m else i for i, m in zip(images, mirrored, strict=True)]))
-        ids = torch.from_numpy(to_ids(tokenizer, [texts[t] for t in text_rows]))
-        unit = triplet(
-            encode["image"](pixels.to(device)).float(), encode["text"](ids.to(device)).float(), backbone.fusion
-        )
-        same = duplicates(torch.from_numpy(prepared.image_rows[rows]), torch.tensor(text_rows))
-        rule = recipe.loss
-        # The loss is small next to the towers; on the CPU its masks need no device of their own.
-        unit = {m: v.cpu() for m, v in unit.items()}
-        loss = gcl_loss(
-            unit, rule.directions, rule.denominator, rule.temperature, same if rule.mask_duplicates else None
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if not np.isfinite(value := loss.item()):
-            raise ValueError(f"{name}: loss is {value} at step {step}; lower learning_rate or raise the temperature")
-        rate = optimizer.param_groups[0]["lr"]
-        curve.append(
-            {
-                "step": step,
-                "epoch": step // per_epoch,
-                "loss": value,
-                "learning_rate": rate,
-                "duplicates": int(same.sum()) // 2,
-            }
-        )
-    return {k: v.detach().cpu().clone() for k, v in copy.copy(model.state_dict()).items()}, curve
+    layers = recipe.trainable if isinstance(recipe.trainable, list) else [""]
+    named = dict(model.named_parameters())
+    for layer in layers:
+        if not any(key.startswith(layer) for key in named):
+            shown = sorted({".".join(key.split(".")[:2]) for key in named})
+            raise ValueError(f"{name}: trainable: no weight's name begins with '{layer}'; they begin with {shown}")
+    for key, weight in named.items():
+        weight.requires_grad_(any(key.startswith(layer) for layer in layers))
+    if recipe.loss.temperature != "learned" and "logit_scale" in named:
+        named["logit_scale"].requires_grad_(False)
+    return [weight for weight in named.values() if weight.requires_grad]
+
+
+def fingerprint(backbone: Backbone, recipe: Recipe, pairs: Path, seed: int) -> str:
+    """Name a training by all that its result depends on, so that no other's state is taken up."""
+    data = hashlib.sha256((pairs / "pairs.parquet").read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps([to_json(backbone), to_json(recipe), data, seed]).encode()).hexdigest()
+
+
+class State:
+    """A file from which a killed training goes on, to the same result."""
+
+    def __init__(self, folder: Path | None, seed: int, name: str) -> None:
+        """Take the folder of states; none: nothing is saved."""
+        self.path, self.name = None if folder is None else folder / f"seed{seed}.pt", name
+
+    def save(self, model: nn.Module, steps: Steps) -> None:
+        """Write weights, optimizer and curve; random numbers depend on the step alone."""
+        if self.path is None:
+            return
+        found = {
+            "name": self.name,
+            "model": model.state_dict(),
+            "optimizer": steps.optimizer.state_dict(),
+            "curve": steps.curve,
+        }
+        with atomic_path(self.path) as temporary:
+            torch.save(found, temporary)
+
+    def restore(self, model: nn.Module, steps: Steps, device: torch.device) -> None:
+        """Go on from the file, if there is one of this very training."""
+        if self.path is None or not self.path.exists():
+            return
+        try:
+            found = torch.load(self.path, map_location=device, weights_only=True)
+        except Exception as error:  # a broken file is no reason to stop
+            log.warning("can't read the saved state %s (%s): starting anew", self.path, error)
+            return
+        if found["name"] != self.name:
+            log.warning("%s is the state of another recipe or other data: starting anew", self.path)
+            return
+        model.load_state_dict(found["model"])
+        steps.optimizer.load_state_dict(found["optimizer"])
+        steps.curve.extend(found["curve"])
+        log.info("going on after step %d of %d", len(steps.curve), steps.total)
+
+
+def open_tensorboard(folder: Path | None, seed: int, done: int) -> Any:
+    """Open a writer of TensorBoard's files; what was written after the saved step is hidden."""
+    if folder is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / f"seed{seed}"), purge_step=done)

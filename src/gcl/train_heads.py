@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gcl.backbones.timm_hf import HEAD_KEYS
+from gcl.backbones.built import Keys
 from gcl.config import Recipe
 from gcl.heads import Head, apply_folded
-from gcl.losses import duplicates, gcl_loss
+from gcl.losses import duplicates
+from gcl.optimize import Curve, Steps
 from gcl.progress import progress
-from gcl.records import read_pairs
-from gcl.schedule import learning_rate, weight_groups
+from gcl.records import fused_keys, read_pairs
+from gcl.triplets import recipe_loss, triplet
 
 PARITY_ROWS = 32
 
@@ -25,31 +26,48 @@ class Features(NamedTuple):
 
     images: Tensor  # (2 P, F) float32, the pairs' images and then the same mirrored
     text: Tensor  # (T, G) of distinct texts
+    fused: Tensor | None  # (2 K, F) of image and text together, then mirrored, where fusion is native
     image_ids: Tensor  # (P,) equal for equal images
     text_rows: Tensor  # (P, V) rows of `text`, the full caption first; short lists repeat their first
+    fused_rows: Tensor  # (P, V) rows of `fused`
     views: Tensor  # (P,) how many of them are distinct
+    sentences: Tensor | None  # (T, S) unit features of the texts by a sentence encoder, for loss.separation
 
 
-def read_features(pairs: Path, features: Path) -> Features:
+def read_features(pairs: Path, features: Path, sentences: Path | None) -> Features:
     """Read tower outputs of a prepared folder of pairs."""
     prepared = read_pairs(pairs)
-    image, flipped, text = (
-        torch.from_numpy(np.load(features / f"{n}.npy")) for n in ("image", "image_flipped", "text")
-    )
+
+    def read(name: str) -> Tensor:
+        return torch.from_numpy(np.load(features / f"{name}.npy"))
+
+    image, flipped = read("image"), read("image_flipped")
     rows = torch.from_numpy(prepared.image_rows.copy())
     if int(rows.max()) >= len(image):
         raise ValueError(f"{features} has {len(image)} images, the pairs name row {int(rows.max())}; run `infer` again")
     widest = max(map(len, prepared.text_rows))
-    texts = torch.tensor([row + row[:1] * (widest - len(row)) for row in prepared.text_rows])
-    views = torch.tensor([len(row) for row in prepared.text_rows])
-    return Features(torch.cat([image[rows], flipped[rows]]), text, rows, texts, views)
+    padded = [row + row[:1] * (widest - len(row)) for row in prepared.text_rows]
+    place = {key: i for i, key in enumerate(fused_keys(pairs))}
+    together = [[place[i, t] for t in row] for i, row in zip(rows.tolist(), padded, strict=True)]
+    fused = None
+    if (features / "image_text.npy").exists():
+        fused = torch.cat([read("image_text"), read("image_text_flipped")])
+    return Features(
+        torch.cat([image[rows], flipped[rows]]),
+        read("text"),
+        fused,
+        rows,
+        torch.tensor(padded),
+        torch.tensor(together),
+        torch.tensor([len(row) for row in prepared.text_rows]),
+        None if sentences is None else normalize(torch.from_numpy(np.load(sentences / "text.npy")), dim=1),
+    )
 
 
 class Batch(NamedTuple):
-    """One step's features and content ids."""
+    """One step's features by modality, and content ids."""
 
-    image: Tensor
-    text: Tensor
+    features: dict[str, Tensor]
     image_ids: Tensor
     text_ids: Tensor
 
@@ -65,91 +83,75 @@ def batches(data: Features, recipe: Recipe, generator: torch.Generator) -> Itera
         rows = order[start : start + size]
         mirrored = torch.rand(size, generator=generator) < (0.5 if recipe.flip else 0.0)
         draw = torch.rand(size, generator=generator)
-        texts = data.text_rows[rows, (draw * data.views[rows]).long()]
-        yield Batch(data.images[rows + n * mirrored], data.text[texts], data.image_ids[rows], texts)
+        view = (draw * data.views[rows]).long()
+        texts = data.text_rows[rows, view]
+        features = {"image": data.images[rows + n * mirrored], "text": data.text[texts]}
+        if data.fused is not None:
+            features["image_text"] = data.fused[data.fused_rows[rows, view] + len(data.fused) // 2 * mirrored]
+        yield Batch(features, data.image_ids[rows], texts)
 
 
-def triplet(image: Tensor, text: Tensor, fusion: str) -> dict[str, Tensor]:
-    """Return unit vectors of the three modalities from raw outputs (N, D)."""
-    i, t = normalize(image, dim=1), normalize(text, dim=1)
-    fused = normalize(image + text if fusion == "sum_raw" else i + t, dim=1)
-    return {"image": i, "text": t, "image_text": fused}
+def standardised(data: Features, keys: dict[str, Keys], embedding: int, dropout: float) -> tuple[Features, dict]:
+    """Make the heads, by their keys, and the features as the heads take them."""
+    full = data.text[data.text_rows[:, 0]]
+    plain = data.images[: len(data.image_ids)]
+    if data.fused is None:
+        heads = {
+            keys["image"]: Head(keys["image"], plain, embedding, dropout),
+            keys["text"]: Head(keys["text"], full, embedding, dropout),
+        }
+    else:  # one head after an encoder that reads all three
+        heads = {keys["image"]: Head(keys["image"], torch.cat([plain, full]), embedding, dropout)}
+    by_modality = {modality: heads[key] for modality, key in keys.items()}
+    fused = None if data.fused is None else by_modality["image_text"].standardise(data.fused)
+    images, text = by_modality["image"].standardise(data.images), by_modality["text"].standardise(data.text)
+    return data._replace(images=images, text=text, fused=fused), by_modality
 
 
 def train_heads(
-    data: Features, recipe: Recipe, fusion: str, embedding: int, seed: int, start: dict[str, Tensor] | None, name: str
-) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-    """Train one seed.
-
-    Args:
-        data: Features of the pairs.
-        recipe: How.
-        fusion: sum_raw or sum_unit.
-        embedding: Width D of the joint space.
-        seed: Of the weights, the order and dropout.
-        start: Stored heads to continue, or None for fresh ones.
-        name: For the progress line.
-
-    Returns:
-        Stored heads by open_clip's names, and the curve: step, epoch, loss, learning_rate, duplicates.
+    data: Features,
+    recipe: Recipe,
+    keys: dict[str, Keys],
+    fusion: str,
+    embedding: int,
+    seed: int,
+    start: dict[str, Tensor] | None,
+    name: str,
+) -> tuple[dict[str, Tensor], Curve]:
+    """Train the heads of one seed; return their tensors and the curve.
 
     Raises:
-        ValueError: fewer pairs than one batch, or the loss is no longer finite.
+        ValueError: fewer pairs than one batch, or a loss that is no longer finite.
     """
-    steps_per_epoch = len(data.image_ids) // recipe.batch_size
-    if steps_per_epoch == 0:
+    per_epoch = len(data.image_ids) // recipe.batch_size
+    if per_epoch == 0:
         raise ValueError(f"{len(data.image_ids)} pairs don't fill one batch of {recipe.batch_size}; lower batch_size")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    full = data.text[data.text_rows[:, 0]]
-    heads = {
-        "image": Head("image", data.images[: len(data.image_ids)], embedding, recipe.dropout),
-        "text": Head("text", full, embedding, recipe.dropout),
-    }
-    data = data._replace(
-        images=heads["image"].standardise(data.images),
-        text=heads["text"].standardise(data.text),
-    )
+    data, by_modality = standardised(data, keys, embedding, recipe.dropout)
+    heads = list(dict.fromkeys(by_modality.values()))
     if start is not None:
-        for head in heads.values():
+        for head in heads:
             head.unfold(start)
-    groups = weight_groups((p for head in heads.values() for p in head.parameters()), recipe.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
-    total = min(recipe.epochs * steps_per_epoch, recipe.max_steps or 10**9)
-    curve: list[dict[str, float]] = []
+    steps = Steps((p for head in heads for p in head.parameters()), recipe, per_epoch, name)
+    temperature = recipe.loss.temperature
+    if temperature == "learned":
+        raise ValueError(f"{name}: heads have no logit scale to learn; give a temperature")
     stream = (batch for _ in range(recipe.epochs) for batch in batches(data, recipe, generator))
-    for step, batch in enumerate(
-        progress((b for _, b in zip(range(total), stream, strict=False)), name, "step", total)
-    ):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, total, recipe)
+    for _, batch in zip(progress(range(steps.total), name, "step"), stream, strict=False):
+        steps.begin()
         same = duplicates(batch.image_ids, batch.text_ids)
-        unit = triplet(heads["image"](batch.image), heads["text"](batch.text), fusion)
-        rule = recipe.loss
-        loss = gcl_loss(
-            unit, rule.directions, rule.denominator, rule.temperature, same if rule.mask_duplicates else None
-        )
-        optimizer.zero_grad()
+        unit = triplet({m: by_modality[m](x) for m, x in batch.features.items()}, fusion)
+        said = data.sentences[batch.text_ids] if data.sentences is not None and recipe.loss.separation else None
+        loss = recipe_loss(unit, recipe.loss, temperature, same, said)
         loss.backward()
-        optimizer.step()
-        value = loss.item()
-        if not np.isfinite(value):
-            raise ValueError(f"{name}: loss is {value} at step {step}; lower learning_rate or raise the temperature")
-        rate = optimizer.param_groups[0]["lr"]
-        curve.append(
-            {
-                "step": step,
-                "epoch": step // steps_per_epoch,
-                "loss": value,
-                "learning_rate": rate,
-                "duplicates": int(same.sum()) // 2,
-            }
-        )
-    return {k: v for head in heads.values() for k, v in head.folded().items()}, curve
+        steps.end(loss.item(), int(same.sum()) // 2)
+    return {k: v for head in heads for k, v in head.folded().items()}, steps.curve
 
 
-def parity_sample(data: Features, state: dict[str, Tensor]) -> dict[str, np.ndarray]:
+def parity_sample(data: Features, keys: dict[str, Keys], state: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """Return features and torch's outputs for them, the reference of the ONNX export."""
-    sample = {"image": data.images[:PARITY_ROWS], "text": data.text[:PARITY_ROWS]}
-    outputs = {f"{m}_outputs": apply_folded(m, state, sample[m]).numpy() for m in HEAD_KEYS}
-    return {f"{m}_features": sample[m].numpy() for m in HEAD_KEYS} | outputs
+    given = {"image": data.images, "text": data.text, "image_text": data.fused}
+    sample = {m: x[:PARITY_ROWS] for m in keys if (x := given[m]) is not None}
+    outputs = {f"{m}_outputs": apply_folded(keys[m], state, x).numpy() for m, x in sample.items()}
+    return {f"{m}_features": x.numpy() for m, x in sample.items()} | outputs

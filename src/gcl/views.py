@@ -6,7 +6,7 @@ import numpy as np
 
 from gcl.calibrate import MODALITIES
 from gcl.figures import View
-from gcl.fusion import Floats
+from gcl.fusion import Floats, read_outputs
 from gcl.records import PreparedBenchmark
 from gcl.retrieve import Vectors, item_vectors
 from gcl.score import Ranking, rankings
@@ -69,9 +69,8 @@ def pool_modalities(bench: PreparedBenchmark) -> dict[str, str]:
 
 def item_units(embeddings: Path, fusion: str, bench: PreparedBenchmark) -> dict[str, Vectors]:
     """Return the unit vectors of every table by the first seed."""
-    seed = sorted(embeddings.glob("seed*"))[0]
-    image, text = np.load(seed / "image.npy"), np.load(seed / "text.npy")
-    return {name: item_vectors(t, image, text, "none", fusion, None) for name, t in bench.tables.items()}
+    outputs = read_outputs(sorted(embeddings.glob("seed*"))[0])
+    return {n: item_vectors(t, outputs, bench.combinations, "none", fusion, None) for n, t in bench.tables.items()}
 
 
 def by_modality(vectors: dict[str, Vectors], bench: PreparedBenchmark) -> dict[str, Floats]:

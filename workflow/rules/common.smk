@@ -3,7 +3,7 @@
 import os
 from modulefinder import ModuleFinder
 
-from gcl.config import ancestry, experiment_of, load, to_json
+from gcl.config import ancestry, backbone_files, experiment_of, load, runs_of, to_json
 
 PROJECT = load(config)
 CONFIG = PROJECT.config
@@ -14,7 +14,7 @@ HAS_CHILDREN = {PROJECT.recipes[recipe].init for recipe in RECIPES}
 
 wildcard_constraints:
     dataset="|".join(PROJECT.datasets),
-    backbone="|".join(CONFIG.backbones),
+    backbone="|".join({*CONFIG.backbones, CONFIG.sentences}),
     recipe="|".join(RECIPES),
     benchmark="|".join(CONFIG.benchmarks),
     prepared="|".join([CONFIG.pairs, *CONFIG.benchmarks]),
@@ -39,7 +39,7 @@ def seeds(recipe):
 def towers_files(wildcards):
     """The fetched lists of a backbone's weights and tokenizer."""
     row = PROJECT.backbones[wildcards.backbone]
-    names = {file.split("/")[0] for file in (*row.weights.values(), row.tokenizer)}
+    names = {file.split("/")[0] for file in backbone_files(row)}
     return [f"data/{name}/fetched.json" for name in sorted(names)]
 
 
@@ -50,6 +50,8 @@ def train_inputs(wildcards):
         inputs["features"] = f"{R}/embeddings/{wildcards.backbone}/towers/{CONFIG.pairs}"
     else:
         inputs["weights"] = towers_files(wildcards)
+    if PROJECT.recipes[wildcards.recipe].loss.separation:
+        inputs["sentences"] = f"{R}/embeddings/sentences/{CONFIG.pairs}"
     if init := PROJECT.recipes[wildcards.recipe].init:
         inputs["init"] = f"{R}/checkpoints/{wildcards.backbone}/{init}"
     return inputs
@@ -60,6 +62,13 @@ def train_threads(wildcards):
     if not is_heads(wildcards.recipe):
         return workflow.cores
     return len(seeds(wildcards.recipe)) if wildcards.recipe in HAS_CHILDREN else 1
+
+
+def launch(wildcards):
+    """Full training on several devices is started by torchrun."""
+    if is_heads(wildcards.recipe) or CONFIG.processes == 1:
+        return "python -m"
+    return f"torchrun --standalone --nproc-per-node {CONFIG.processes} -m"
 
 
 def export_inputs(wildcards):
@@ -94,5 +103,9 @@ def flags(*names):
 
 
 def everything(pattern):
-    """A path pattern filled with every backbone, recipe and benchmark."""
-    return expand(pattern, backbone=CONFIG.backbones, recipe=RECIPES, benchmark=CONFIG.benchmarks)
+    """A path pattern filled with every backbone, recipe and benchmark that the experiments ask for."""
+    return [
+        path
+        for backbone, recipe in runs_of(CONFIG)
+        for path in expand(pattern, backbone=backbone, recipe=recipe, benchmark=CONFIG.benchmarks)
+    ]

@@ -35,10 +35,15 @@ rule train:
         recipe=lambda w: to_json(PROJECT.recipes[w.recipe]),
         seeds=lambda w: seeds(w.recipe),
         device=CONFIG.device,
-        paths=flags("pairs", "features", "init"),
+        paths=flags("pairs", "features", "init", "sentences"),
+        launch=launch,
+        resume=f"{R}/resume/{{backbone}}/{{recipe}}",
+        tensorboard=f"{R}/logs/{{backbone}}/{{recipe}}/tensorboard",
+        dataset=to_json(PROJECT.datasets[CONFIG.pairs]),
     shell:
-        "python -m gcl.train --name {wildcards.backbone} --backbone {params.backbone:q} --recipe {params.recipe:q}"
-        " --seeds {params.seeds} {params.paths:q} --device {params.device} --workers {threads}"
+        "{params.launch} gcl.train --name {wildcards.backbone} --backbone {params.backbone:q} --recipe {params.recipe:q}"
+        " --seeds {params.seeds} {params.paths:q} --device {params.device} --workers {threads} --dataset {params.dataset:q}"
+        " --resume {params.resume:q} --tensorboard {params.tensorboard:q}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 
@@ -54,8 +59,9 @@ rule export:
         manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/export.json",
     params:
         row=lambda w: to_json(PROJECT.backbones[w.backbone]),
-        kind=lambda w: PROJECT.recipes[w.recipe].trainable,
+        kind=lambda w: "heads" if is_heads(w.recipe) else "all",
+        device=CONFIG.device,
         paths=flags("checkpoints", "pairs", "towers", "features"),
     shell:
         "python -m gcl.export --kind {params.kind} --name {wildcards.backbone} --backbone {params.row:q}"
-        " {params.paths:q} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+        " {params.paths:q} --device {params.device} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"

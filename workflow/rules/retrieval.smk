@@ -22,6 +22,25 @@ rule infer_towers:
         " --threads {threads} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 
+rule infer_sentences:
+    """Embed the captions of {CONFIG.pairs} with the sentence encoder {CONFIG.sentences}"""
+    input:
+        onnx=f"{R}/onnx/{CONFIG.sentences}/towers",
+        prepared=f"{R}/prepared/{CONFIG.pairs}",
+        code=code("infer"),
+    output:
+        directory(f"{R}/embeddings/sentences/{CONFIG.pairs}"),
+    log:
+        err=f"{R}/logs/sentences/infer.{CONFIG.pairs}.log",
+        manifest=f"{R}/manifests/sentences/infer.{CONFIG.pairs}.json",
+    threads: 2
+    params:
+        device=CONFIG.device,
+    shell:
+        "python -m gcl.infer --onnx {input.onnx:q} --prepared {input.prepared:q} --device {params.device} --only-texts"
+        " --threads {threads} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
 rule infer:
     """Embed {wildcards.prepared} with {wildcards.recipe} on {wildcards.backbone}"""
     input:

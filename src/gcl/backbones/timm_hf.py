@@ -5,29 +5,29 @@ Torch and open_clip are imported on use: the config is read by processes that ne
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from gcl.backbones.built import Built, Graph, Keys
+from gcl.backbones.clip import wrap
 from gcl.config import Backbone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
-class Keys(NamedTuple):
-    """Names of a head's tensors in open_clip's state dict."""
-
-    first: str
-    bias: str | None
-    second: str
-
-
-HEAD_KEYS = {
-    "image": Keys("visual.head.mlp.fc1.weight", "visual.head.mlp.fc1.bias", "visual.head.mlp.fc2.weight"),
-    "text": Keys("text.proj.0.weight", None, "text.proj.2.weight"),
+HEADS = {  # open_clip's names and widths
+    "image": Keys(
+        "visual.head.mlp.fc1.weight",
+        "visual.head.mlp.fc1.bias",
+        "visual.head.mlp.fc2.weight",
+        lambda features, embedding: 2 * embedding,
+    ),
+    "text": Keys(
+        "text.proj.0.weight", None, "text.proj.2.weight", lambda features, embedding: (features + embedding) // 2
+    ),
 }
 
 
-def build(backbone: Backbone, data: Path) -> "nn.Module":
+def build(backbone: Backbone, data: Path) -> Built:
     """Build the model with pretrained towers and fresh heads, in eval mode.
 
     Raises:
@@ -36,22 +36,21 @@ def build(backbone: Backbone, data: Path) -> "nn.Module":
     from open_clip.model import CustomTextCLIP
     from safetensors.torch import load_file
 
+    from gcl.backbones.layouts import read_weights
+    from gcl.texts import load_tokenizer
+
+    if backbone.preprocess is None or backbone.context is None or backbone.tokenizer is None:
+        raise ValueError("a row of family timm_hf needs preprocess, tokenizer and context")
     config: dict[str, Any] = copy.deepcopy(backbone.model_cfg)
     config["text_cfg"]["hf_model_name"] = str((data / backbone.weights["text_config"]).parent)
     model = CustomTextCLIP(**config)
     image = data / backbone.weights["image"]
-    load_in_order(model.visual.trunk, load_untrusted(image), str(image))
+    load_in_order(model.visual.trunk, read_weights(image), str(image))
     text = data / backbone.weights["text"]
     load_by_name(model.text.transformer, load_file(text), str(text))
-    return model.eval()
-
-
-def load_untrusted(path: Path) -> "dict[str, Tensor]":
-    """Read a state dict without unpickling objects."""
-    import torch
-
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    tokenizer = load_tokenizer(data / backbone.tokenizer, backbone.context)
+    texts = (tokenizer, "none", backbone.context)
+    return wrap(model.eval(), copy.deepcopy(backbone.model_cfg), backbone.preprocess, texts, "open_clip")
 
 
 def load_in_order(module: "nn.Module", state: "dict[str, Tensor]", name: str) -> None:
@@ -81,7 +80,7 @@ def load_by_name(module: "nn.Module", state: "dict[str, Tensor]", name: str) -> 
         raise ValueError(f"{name} doesn't fit: missing {result.missing_keys[:3]}, unknown {extra[:3]}")
 
 
-def towers(model: "nn.Module") -> "dict[str, nn.Module]":
+def towers(built: Built) -> dict[str, Graph]:
     """Return the frozen parts: pixels -> (B, 1280), token ids -> (B, 384)."""
     from torch import nn
 
@@ -95,9 +94,9 @@ def towers(model: "nn.Module") -> "dict[str, nn.Module]":
             pooled: Tensor = self.pooler(self.transformer(input_ids=ids, attention_mask=mask), mask)
             return pooled
 
-    return {"image": model.visual.trunk, "text": TextTower(model.text)}
-
-
-def encoders(model: "nn.Module") -> "dict[str, nn.Module]":
-    """Return tower and head as one module per modality."""
-    return {"image": model.visual, "text": model.text}  # type: ignore[dict-item]
+    whole = built.graphs()
+    model: Any = built.model
+    return {
+        "image": whole["image"]._replace(module=model.visual.trunk),
+        "text": whole["text"]._replace(module=TextTower(model.text).eval()),
+    }
