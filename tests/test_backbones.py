@@ -85,7 +85,7 @@ def test_transformers_computes_the_same_from_its_own_layout(stored):
         projection_dim=32,
     )
     theirs = CLIPModel(config).eval()
-    folder, model = stored
+    model = stored[1]
     theirs.load_state_dict(hugging_face(model.state_dict()))
     ids = clip_ids()
     with torch.inference_mode():
@@ -123,7 +123,7 @@ def test_missing_and_unknown_tensors_are_named(stored, tmp_path):
 
 
 def test_an_open_clip_folder_is_a_backbone(stored, tmp_path):
-    folder, model = stored
+    model = stored[1]
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINYCLIP, "preprocess_cfg": {"size": 32}}))
     save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
     row = Backbone(family="clip", model=f"local-dir:{tmp_path}", fusion="sum_raw")
@@ -200,11 +200,9 @@ def test_a_pruned_tinyclip_computes_what_its_tensors_say(tmp_path):
     from models import norm
 
     state = pruned_state(None)
-    torch.save(
-        {"state_dict": {f"image_encoder_without_ddp.{k}" if k.startswith("visual.") else f"text_encoder_without_ddp.{k}": v
-                        for k, v in state.items()} | {"_image_encoder.l0_module.heads_loga": torch.ones(3)}},
-        tmp_path / "auto.pt",
-    )  # fmt: skip
+    wrapped = {f"{'image' if k.startswith('visual.') else 'text'}_encoder_without_ddp.{k}": v for k, v in state.items()}
+    wrapped["_image_encoder.l0_module.heads_loga"] = torch.ones(3)
+    torch.save({"state_dict": wrapped}, tmp_path / "auto.pt")
     built = FAMILIES["clip"].build(clip_row({"model": "auto.pt"}), tmp_path)
     assert built.layout == "pruned"
     ids = clip_ids()
