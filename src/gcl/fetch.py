@@ -3,8 +3,8 @@
 In:  a row of config/datasets.yaml.
 Out: data/<name>/<path> for every file, and fetched.json with their hashes.
 
-A file that is already there is adopted if its hash is right. Downloads resume, and a file appears under
-its name only when its hash is right.
+A file that is already there is adopted if its hash is right, without a connection. Downloads resume, and a
+file appears under its name only when its hash is right. $HF_ENDPOINT, $HF_HOME and $HF_HUB_OFFLINE are honoured.
 """
 
 import logging
@@ -19,6 +19,7 @@ from gcl.command import parser, run
 from gcl.config import Dataset, File, from_json
 from gcl.files import atomic_path, sha256_file, write_json
 from gcl.progress import progress
+from gcl.registry import lookup
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,8 @@ def from_urls(file: File, target: Path) -> None:
     for url in file.urls:
         part = target.with_name(target.name + ".part")
         try:
-            if file.bytes is None or file.sha256 is None:
-                raise ValueError("a file from a URL needs sha256 and bytes in config/datasets.yaml")
             download(url, part, file.bytes)
-            if (found := sha256_file(part)) != file.sha256:
+            if file.sha256 is not None and (found := sha256_file(part)) != file.sha256:
                 part.unlink()
                 raise ValueError(f"sha256 is {found}, expected {file.sha256}")
             part.rename(target)
@@ -58,18 +57,23 @@ def from_urls(file: File, target: Path) -> None:
     raise ValueError("\n".join([f"no source delivered {target}:", *failures]))
 
 
-def download(url: str, part: Path, size: int) -> None:
-    """Append what is missing of `size` bytes to `part`."""
+def download(url: str, part: Path, size: int | None) -> None:
+    """Append what is missing of `size` bytes to `part`; without a size, of what the server says it has."""
     part.parent.mkdir(parents=True, exist_ok=True)
     have = part.stat().st_size if part.exists() else 0
-    if have >= size:
+    if size is not None and have >= size:
         part.unlink()
         have = 0
     with requests.get(
         url, headers={"Range": f"bytes={have}-"} if have else {}, stream=True, timeout=TIMEOUT_S
     ) as reply:
+        if reply.status_code == requests.codes.requested_range_not_satisfiable:
+            part.unlink()  # what is there is no part of this file
+            raise ValueError("the server has no more than was there already; removed it, run again")
         reply.raise_for_status()
         resumed = reply.status_code == requests.codes.partial_content
+        if size is None:
+            size = stated_size(reply, have if resumed else 0)
         with part.open("ab" if resumed else "wb") as file:
             chunks = reply.iter_content(CHUNK)
             for chunk in progress(chunks, f"{part.stem} (64 KiB blocks)", "block", total=-(-size // CHUNK)):
@@ -80,19 +84,49 @@ def download(url: str, part: Path, size: int) -> None:
         raise ValueError(f"{found} bytes, expected {size}")
 
 
+def stated_size(reply: requests.Response, have: int) -> int:
+    """Return the size of the whole file that a reply announces."""
+    if "Content-Length" not in reply.headers:
+        raise ValueError("the server doesn't say how long the file is, and config/datasets.yaml has no bytes for it")
+    return have + int(reply.headers["Content-Length"])
+
+
 def from_hub(file: File, target: Path) -> None:
     """Download from the Hugging Face hub through its own client, which resumes and keeps a cache."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    repository, _, rest = (file.hub or "").partition("@")
-    revision, _, inner = rest.partition("/")
+    repository, revision, inner = split_hub(file.hub or "")
     try:
-        cached = hf_hub_download(repository, inner, revision=revision)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        cached = Path(hf_hub_download(repository, inner, revision=revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ValueError(f"can't get {file.hub}: {error}") from error
+    if revision not in (commit := cached_commit(cached, inner)):
+        log.warning("%s: '%s' is a branch, now at commit %s; `gcl fetch --lock` pins it", file.hub, revision, commit)
     with atomic_path(target) as temporary:
         shutil.copyfile(cached, temporary)
+    if file.sha256 is not None and (found := sha256_file(target)) != file.sha256:
+        target.unlink()
+        cached.resolve().unlink()  # else the next try would be given the same bytes
+        raise ValueError(f"{file.hub} has sha256 {found}, expected {file.sha256}; removed it from the cache, run again")
+
+
+def split_hub(name: str) -> tuple[str, str, str]:
+    """Split org/name@revision/inner/path.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    repository, at, rest = name.partition("@")
+    revision, slash, inner = rest.partition("/")
+    if not (at and slash and inner and repository.count("/") == 1):
+        raise ValueError(f"hub: '{name}' is not org/name@revision/path; correct config/datasets.yaml")
+    return repository, revision, inner
+
+
+def cached_commit(cached: Path, inner: str) -> str:
+    """Return the commit of a file in the hub's cache, .../snapshots/<commit>/<inner>."""
+    return cached.parts[-1 - len(Path(inner).parts)]
 
 
 SOURCES: dict[str, Callable[[File, Path], None]] = {"package": from_package, "urls": from_urls, "hub": from_hub}
@@ -114,8 +148,8 @@ def fetch_file(name: str, file: File, folder: Path) -> dict[str, str | int]:
         target.parent.mkdir(parents=True, exist_ok=True)
         SOURCES[source](file, target)
     found = sha256_file(target)
-    if file.sha256 is None and file.hub:
-        log.warning("%s: no sha256 in config/datasets.yaml; found %s", target, found)
+    if file.sha256 is None:
+        log.warning("%s: no sha256 in config/datasets.yaml; found %s, `gcl fetch --lock` records it", target, found)
     elif found != file.sha256:
         raise ValueError(
             f"{target} has sha256 {found} ({target.stat().st_size} bytes), expected {file.sha256} "
@@ -124,8 +158,46 @@ def fetch_file(name: str, file: File, folder: Path) -> dict[str, str | int]:
     return {"sha256": found, "bytes": target.stat().st_size}
 
 
-def fetch(name: str, dataset: Dataset, output: Path) -> None:
-    """Fetch all files of `dataset` beside `output`, which lists them."""
+def lock(name: str, registry: Path, data: Path) -> None:
+    """Write hashes, sizes and commits of what was fetched into the registry, where it has none; keep its comments.
+
+    Raises:
+        ValueError: nothing was fetched, or the registry has no such row.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 4096, True
+    rows = yaml.load(registry)
+    row = lookup(rows, name, "data set", str(registry))
+    for file in row["files"]:
+        target = data / name / file["path"]
+        if not target.exists():
+            raise ValueError(f"{target} is not there; fetch '{name}' first, then lock it")
+        if "hub" in file:
+            repository, revision, inner = split_hub(file["hub"])
+            cached = try_to_load_from_cache(repository, inner, revision=revision)
+            if isinstance(cached, str):
+                file["hub"] = f"{repository}@{cached_commit(Path(cached), inner)}/{inner}"
+        file.setdefault("bytes", target.stat().st_size)
+        file.setdefault("sha256", sha256_file(target))
+    with atomic_path(registry) as temporary:
+        yaml.dump(rows, temporary)
+    log.info("%s: wrote %d files of %s", registry, len(row["files"]), name)
+
+
+def fetch(name: str, dataset: Dataset | None, output: Path | None, registry: Path | None) -> None:
+    """Fetch all files of `dataset` beside `output`, which lists them; or lock what was fetched.
+
+    Raises:
+        ValueError: a file can't be had, or is another than the registry says.
+    """
+    if registry is not None:
+        lock(name, registry, Path("data"))
+        return
+    if dataset is None or output is None:
+        raise ValueError("give --dataset and --output, or --lock")
     files = {
         file.path: fetch_file(name, file, output.parent) for file in progress(dataset.files, f"fetch {name}", "file")
     }
@@ -136,8 +208,17 @@ def main() -> None:
     """Run from the command line."""
     made = parser("fetch", __doc__, "--name minilm --dataset '{...}' --output data/minilm/fetched.json")
     made.add_argument("--name", required=True, help="row of config/datasets.yaml")
-    made.add_argument("--dataset", required=True, type=from_json(Dataset), help="that row as JSON")
-    made.add_argument("--output", required=True, type=Path, help="list to write, beside the files")
+    made.add_argument("--dataset", type=from_json(Dataset), help="that row as JSON")
+    made.add_argument("--output", type=Path, help="list to write, beside the files")
+    made.add_argument(
+        "--lock",
+        dest="registry",
+        nargs="?",
+        type=Path,
+        const=Path("config/datasets.yaml"),
+        metavar="YAML",
+        help="write hashes, sizes and commits of the fetched files into the registry (config/datasets.yaml)",
+    )
     run(made, fetch)
 
 
