@@ -94,13 +94,12 @@ def stated_size(reply: requests.Response, have: int) -> int:
 def from_hub(file: File, target: Path) -> None:
     """Download from the Hugging Face hub through its own client, which resumes and keeps a cache."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     repository, revision, inner = split_hub(file.hub or "")
     try:
         cached = Path(hf_hub_download(repository, inner, revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ValueError(f"can't get {file.hub}: {error}") from error
+    except Exception as error:  # its own, those of its HTTP library, and the system's
+        raise ValueError(f"can't get {file.hub}: {error}; run again to go on") from error
     if revision not in (commit := cached_commit(cached, inner)):
         log.warning("%s: '%s' is a branch, now at commit %s; `gcl fetch --lock` pins it", file.hub, revision, commit)
     with atomic_path(target) as temporary:

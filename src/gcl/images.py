@@ -1,50 +1,32 @@
 """Where images lie, and how they become arrays.
 
-A location is a path, relative to the working folder, to an image file; path.zip::name for a member of a
-zip file, which is read in place; or path.parquet::id for the row `id` of a Parquet file with the columns
-picture_id and image (encoded bytes).
+A location is a path, relative to the working folder, to an image file, or path::key for an image within a
+file that holds many: a member's name in x.zip and x.tar, a row in x.parquet and x.arrow.
 """
 
 import io
-import threading
-import zipfile
-import zlib
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from gcl.config import Preprocess
-from gcl.records import read_parquet
+from gcl.packed import read_member
 
 MAX_PIXELS = 100_000_000  # checked before decoding
-
-
-@lru_cache(maxsize=8)
-def packed_images(path: str) -> dict[str, bytes]:
-    """Read the encoded images of a Parquet file by id."""
-    table = read_parquet(Path(path), ["picture_id", "image"])
-    return dict(zip(table["picture_id"].to_pylist(), table["image"].to_pylist(), strict=True))
-
-
-@lru_cache(maxsize=32)
-def open_zip(path: str, thread: int) -> zipfile.ZipFile:
-    """Open a zip file, once per thread: its directory is large and its file position is shared."""
-    return zipfile.ZipFile(path)
 
 
 def read_bytes(location: str) -> bytes:
     """Return the encoded image at a location."""
     path, separator, key = location.partition("::")
-    if not separator:
-        return Path(path).read_bytes()
+    if separator:
+        return read_member(path, key)
     try:
-        if path.endswith(".zip"):
-            return open_zip(path, threading.get_ident()).read(key)
-        return packed_images(path)[key]
-    except (KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} has no image '{key}': {error}") from None
+        return Path(path).read_bytes()
+    except IsADirectoryError as error:
+        raise ValueError(f"no image file is named ({path} is a folder)") from error
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing") from error
 
 
 def decode(data: bytes, name: str) -> Image.Image:
