@@ -17,6 +17,7 @@ STAGES = {
     "report": "write tables, figures and the page",
 }
 OTHERS = {
+    "check": "look over pairs of your own before training on them",
     "bundle": "join towers and heads to one folder that embeds pixels and texts",
     "openclipart": "build the embedded data set from Debian's packages",
     "config": "print the JSON Schema of config.yaml",

@@ -9,6 +9,7 @@ A reader yields a Pair per record and leaves what is wrong with single records t
     datasets     a folder that Hugging Face datasets saved (save_to_disk), or its Parquet files
     lcs558k      LLaVA's pretraining pairs, images in their zip
     pictures     the demo's
+    auto         whichever of these the files look like
 """
 
 import csv
@@ -83,7 +84,7 @@ def captions_of(value: Any) -> tuple[str, ...]:
 
 def only_file(folder: Path, suffixes: tuple[str, ...], preferred: str) -> Path:
     """Return `preferred` with one of the suffixes, or the only file that has one."""
-    found = sorted(p for p in folder.iterdir() if p.suffix in suffixes)
+    found = sorted(p for p in folder.iterdir() if p.suffix in suffixes and p.name != "rejects.csv")
     named = [p for p in found if p.stem == preferred]
     if len(named or found) == 1:
         return (named or found)[0]
@@ -196,6 +197,36 @@ def datasets(folder: Path) -> Iterator[Pair]:
             yield from rows_of(path, rows.column_names, iter([(0, rows[caption])]))
 
 
+def shape_of(folder: Path) -> str:
+    """Tell which reader a folder of pairs needs, by its files.
+
+    Raises:
+        ValueError: none of them.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; give the one that holds the pairs")
+    names = [p.name for p in folder.rglob("*") if p.is_file()]
+    tops = [p.name for p in folder.iterdir() if p.is_file()]
+    for reader, is_so in (
+        ("pictures", "pictures.parquet" in tops),
+        ("lcs558k", "blip_laion_cc_sbu_558k.json" in tops),
+        ("table", any(n.endswith((".csv", ".tsv")) and n != "rejects.csv" for n in tops)),
+        ("datasets", "state.json" in names),
+        ("webdataset", any(n.endswith(".tar") for n in tops)),
+        ("parquet", any(n.endswith(".parquet") for n in names)),
+        ("folder", any(n.lower().endswith(SUFFIXES) for n in names)),
+    ):
+        if is_so:
+            return reader
+    shown = ", ".join(sorted(names)[:5]) or "nothing"
+    raise ValueError(f"{folder} holds no pairs in a form that is known ({', '.join(READERS)}); it holds {shown}")
+
+
+def auto(folder: Path) -> Iterator[Pair]:
+    """Read whichever form a folder has."""
+    yield from READERS[shape_of(folder)](folder)
+
+
 READERS: dict[str, Callable[[Path], Iterator[Pair]]] = {
     "pictures": pictures,
     "lcs558k": lcs558k,
@@ -204,4 +235,5 @@ READERS: dict[str, Callable[[Path], Iterator[Pair]]] = {
     "webdataset": webdataset,
     "parquet": parquet,
     "datasets": datasets,
+    "auto": auto,
 }

@@ -34,7 +34,7 @@ def examine(location: str) -> tuple[str, str]:
     return hashlib.sha256(data).hexdigest(), ""
 
 
-def usable(pairs: Iterable[Pair], limit: float, folder: Path) -> tuple[list[Pair], dict[str, str]]:
+def usable(pairs: Iterable[Pair], limit: float, listing: Path) -> tuple[list[Pair], dict[str, str]]:
     """Drop pairs without caption, with an unreadable image, or that occur twice; list them, refuse too many.
 
     Returns:
@@ -54,7 +54,7 @@ def usable(pairs: Iterable[Pair], limit: float, folder: Path) -> tuple[list[Pair
             reason = "" if first is pair else f"the same image and caption as {first.name}"
         if reason:
             rejects.append((pair.name, pair.image, reason))
-    write_rejects(folder / "rejects.csv", rejects)
+    write_rejects(listing, rejects)
     repeated = sum("the same image and caption" in reason for *_, reason in rejects)
     unusable = len(rejects) - repeated
     if unusable > limit * total:
@@ -77,7 +77,7 @@ def prepare_pairs(data: Path, reader: str, limit: float, max_pairs: int | None, 
     read = lookup(PAIR_READERS, reader, "reader of pairs", "src/gcl/pairs.py")
     with atomic_path(output) as folder:
         folder.mkdir()
-        pairs, digests = usable(islice(read(data), max_pairs), limit, folder)
+        pairs, digests = usable(islice(read(data), max_pairs), limit, folder / "rejects.csv")
         if not pairs:
             raise ValueError(f"{data} holds no usable pair")
         log.info("%d pairs", write_pairs(folder, pairs, digests))
