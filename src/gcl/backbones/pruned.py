@@ -107,7 +107,7 @@ class Visual(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return (B, D) raw outputs of (B, 3, S, S) pixels."""
         patches = self.conv1(pixels).flatten(2).transpose(1, 2)  # (B, P, width)
-        first = self.class_embedding.expand(len(patches), 1, -1)
+        first = self.class_embedding.expand(patches.shape[0], 1, -1)
         x = self.ln_pre(torch.cat([first, patches], 1) + self.positional_embedding)
         output: Tensor = self.ln_post(self.transformer(x, False)[:, 0]) @ self.proj
         return output
@@ -139,7 +139,7 @@ class PrunedClip(nn.Module):
         """Return (B, D) raw outputs of the token with the largest id, the end of the text."""
         x = self.token_embedding(ids) + self.positional_embedding
         x = self.ln_final(self.transformer(x, True))
-        return x[torch.arange(len(x), device=x.device), ids.argmax(1)] @ self.text_projection
+        return x[torch.arange(x.shape[0], device=x.device), ids.argmax(1)] @ self.text_projection
 
 
 def depth_of(state: "State", prefix: str) -> int:

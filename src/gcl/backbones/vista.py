@@ -100,7 +100,7 @@ def graphs_of(model: Any, size: int, words: int, context: int, head: bool = True
 
         def forward(self, pixels: "Tensor") -> "tuple[Tensor, Tensor]":
             tokens = self.model.image_tokens(pixels)
-            return self.model.fuse(tokens, self.model.empty_ids(len(tokens)), head), tokens
+            return self.model.fuse(tokens, self.model.empty_ids(tokens.shape[0]), head), tokens
 
     class Text(nn.Module):
         def __init__(self) -> None:

@@ -74,6 +74,7 @@ class Vista(nn.Module):
         projected: Tensor = self.visual_proj(tokens)
         return projected
 
+    # Sizes come from .shape: len() is a plain number, which an export would fix.
     def empty_ids(self, n: int) -> Tensor:
         """Return (n, 2), the empty text."""
         return self.empty.expand(n, 2)
@@ -107,7 +108,7 @@ class Vista(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Return (B, D) of images alone."""
-        return self.fuse(self.image_tokens(pixels), self.empty_ids(len(pixels)))
+        return self.fuse(self.image_tokens(pixels), self.empty_ids(pixels.shape[0]))
 
     def encode_fused(self, pixels: Tensor, ids: Tensor) -> Tensor:
         """Return (B, D) of images with their texts."""
@@ -122,7 +123,7 @@ class Vista(nn.Module):
             cut = torch.where(ids[:, limit] == self.pad, ids[:, limit - 1], self.empty[1])
             fused = torch.cat([fused[:, :-1], cut[:, None]], 1)
         return {
-            "image": self.fuse(tokens, self.empty_ids(len(tokens))),
+            "image": self.fuse(tokens, self.empty_ids(tokens.shape[0])),
             "text": self.encode_text(ids),
             "image_text": self.fuse(tokens, fused),
         }
