@@ -115,3 +115,46 @@ def test_a_graph_of_other_weights_fails_parity(tmp_path, pairs):
     pixels = torch.randn(3, 3, 32, 32)
     with torch.inference_mode(), pytest.raises(ValueError, match="ONNX and torch disagree"):
         compare(good.encode_image(pixels).numpy(), bad.encode_image(pixels).numpy(), "image.onnx")
+
+
+def test_variants_are_smaller_and_measured_against_fp32(tmp_path):
+    """On a prepared folder of the demo's benchmark, cut to its first queries."""
+    import csv
+
+    from gcl.config import load, load_yaml
+    from gcl.prepare import prepare_benchmark
+    from gcl.variants import variants
+
+    project = load(load_yaml(ROOT / "config/config.yaml"), ROOT / "config")
+    prepare_benchmark(ROOT / "data/openclipart", project.benchmarks["clipart9"], 3, tmp_path / "bench")
+    prepare_pairs(ROOT / "data/openclipart", "pictures", 0.0, 20, tmp_path / "pairs")
+    backbone = replace(vista_row(tmp_path), context=24)
+    done, nothing = tmp_path / "checkpoints", (None,) * 6
+    train("t", backbone, recipe(epochs=0), [0], tmp_path / "pairs", tmp_path, *nothing, "cpu", 1, done)
+    export("all", "t", backbone, tmp_path, done, None, None, tmp_path / "pairs", "cpu", tmp_path / "onnx")
+    variants(tmp_path / "onnx/seed0", tmp_path / "bench", ["fp16", "int8"], "Success@10", "cpu", tmp_path / "out")
+    with (tmp_path / "out/variants.csv").open(newline="") as file:
+        rows = {(r["variant"], r["pool"]): r for r in csv.DictReader(file)}
+    assert set(rows) == {(v, p) for v in ("fp32", "fp16", "int8") for p in ("local", "global")}
+    for variant, factor, cosine in (("fp16", 0.7, 1e-4), ("int8", 0.7, 0.1)):
+        row, exact = rows[variant, "global"], rows["fp32", "global"]
+        assert float(row["megabytes"]) < factor * float(exact["megabytes"])
+        assert 0 < float(row["largest_1_minus_cosine"]) < cosine
+        difference = float(row["value"]) - float(exact["value"])
+        assert float(row["difference_to_fp32"]) == pytest.approx(difference, abs=0.011)
+        about = json.loads((tmp_path / f"out/{variant}/export.json").read_text())
+        assert about["dtype"] == {"fp16": "float16", "int8": "int8"}[variant]
+    model = onnx.load(tmp_path / "out/fp16/text.onnx")
+    norms = {n.output[0] for n in model.graph.node if n.op_type == "LayerNormalization"}
+    assert norms
+    # Each norm's output is single precision: what reads it is another norm's cast.
+    kinds = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
+    assert all(kinds.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT for name in norms)
+
+
+def test_heads_alone_have_no_variants(tmp_path):
+    from gcl.variants import make
+
+    (tmp_path / "export.json").write_text(json.dumps({"kind": "heads", "graphs": {}}))
+    with pytest.raises(ValueError, match="holds heads only; join it with `gcl bundle` first"):
+        make(tmp_path, "fp16", tmp_path / "out")

@@ -19,6 +19,7 @@ STAGES = {
 OTHERS = {
     "check": "look over pairs of your own before training on them",
     "bundle": "join towers and heads to one folder that embeds pixels and texts",
+    "variants": "make fp16 and int8 variants of a model, and measure what they cost",
     "openclipart": "build the embedded data set from Debian's packages",
     "config": "print the JSON Schema of config.yaml",
 }

@@ -72,7 +72,7 @@ def open_model(onnx: Path, device: str, threads: int) -> Model:
     about = read_export(onnx)
 
     def session(name: str) -> Any:
-        return open_session(onnx / f"{name}.onnx", device, threads) if name in about["graphs"] else None
+        return open_session(onnx / f"{name}.onnx", device, threads, about["dtype"]) if name in about["graphs"] else None
 
     preprocess = parse(Preprocess, about["preprocess"], str(onnx / "export.json"))
     tokenizer = read_tokenizer(onnx / "tokenizer.json")
@@ -246,7 +246,8 @@ def infer(
             for seed in sorted(onnx.glob("seed*")):
                 embed(seed, folder / seed.name)
     model = next(onnx.rglob("image.onnx"))
-    return {"device": device, "providers": open_session(model, device).get_providers(), "dtype": "float32"}
+    dtype = read_export(model.parent)["dtype"]
+    return {"device": device, "providers": open_session(model, device, 0, dtype).get_providers(), "dtype": dtype}
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ def resolve(device: str) -> str:
     return device
 
 
-def open_session(path: Path, device: str, threads: int = 0) -> onnxruntime.InferenceSession:
+def open_session(path: Path, device: str, threads: int = 0, dtype: str = "float32") -> onnxruntime.InferenceSession:
     """Open a graph on `device` (auto, cuda or cpu), with `threads` CPU threads (0: all).
 
     Raises:
@@ -39,6 +39,8 @@ def open_session(path: Path, device: str, threads: int = 0) -> onnxruntime.Infer
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if dtype == "float16" and device == "cpu":  # at the highest level the CPU provider crashes on such graphs
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     if device == "cuda":
         if not has_cuda():
             raise ValueError(

@@ -1,6 +1,7 @@
 """Train the weights of a backbone, all or some of its layers, on images and texts: the paper's setting."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -15,7 +16,7 @@ from torch.nn.functional import normalize
 
 from gcl.backbones import FAMILIES, Built
 from gcl.checkpoints import read_start
-from gcl.config import Backbone, Recipe, to_json
+from gcl.config import Backbone, Loss, Recipe, to_json
 from gcl.files import atomic_path
 from gcl.gradients import Task, accumulate
 from gcl.loader import Loader
@@ -50,7 +51,8 @@ def train_all(
         read_start(built.model, paths.init / f"seed{seed}", name)
     if recipe.epochs == 0:
         return built, []
-    built.model.to(rank.device).train()
+    # Channels last: convolutions on a CPU are one and a half to three times as fast so.
+    built.model.to(rank.device, memory_format=torch.channels_last).train()
     freeze_statistics(built.model)
     weights = chosen_weights(built.model, recipe, label)
     loader = Loader(paths.pairs, recipe, built, seed, part_of(rank, recipe.batch_size), paths.threads)
@@ -97,6 +99,8 @@ def make_task(
     if full.grad_checkpointing:
         built.model.set_grad_checkpointing()  # type: ignore[operator]
     raw = torch.compile(built.encode) if full.compile else built.encode
+    if backbone.fusion == "native" and not needs_fused(recipe.loss):
+        raw = functools.partial(raw, fused=False)
 
     def encode(pixels: Tensor, ids: Tensor) -> Tensor:
         return triplet(raw(pixels, ids), backbone.fusion)
@@ -115,6 +119,11 @@ def make_task(
     if paths.sentences is not None and recipe.loss.separation:
         sentences = normalize(torch.from_numpy(np.load(paths.sentences / "text.npy")), dim=1)
     return Task(encode, recipe.loss, weights, scale, full.chunk, rank, autocast, sentences)
+
+
+def needs_fused(loss: Loss) -> bool:
+    """Tell whether a loss looks at image and text together."""
+    return loss.denominator != "target_only" or any("image_text" in direction for direction in loss.directions)
 
 
 def freeze_statistics(model: nn.Module) -> None:

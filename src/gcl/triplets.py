@@ -14,8 +14,9 @@ def triplet(outputs: Mapping[str, Tensor], fusion: str) -> Tensor:
     """Return (3, N, D) float32 unit vectors, in the order of MODALITIES, from raw outputs (N, D)."""
     image, text = outputs["image"].float(), outputs["text"].float()
     i, t = normalize(image, dim=1), normalize(text, dim=1)
-    if fusion == "native":
-        return torch.stack([i, t, normalize(outputs["image_text"].float(), dim=1)])
+    if fusion == "native":  # a loss without it doesn't ask for it
+        fused = outputs["image_text"].float() if "image_text" in outputs else torch.zeros_like(i)
+        return torch.stack([i, t, normalize(fused, dim=1)])
     fused = image + text if fusion == "sum_raw" else i + t
     return torch.stack([i, t, normalize(fused, dim=1)])
 

@@ -23,7 +23,7 @@ class Built(NamedTuple):
     """A model with its public weights, in eval mode."""
 
     model: "nn.Module"  # a checkpoint holds its state dict
-    encode: Callable[["Tensor", "Tensor"], dict[str, "Tensor"]]  # pixels, ids -> raw outputs (N, D) by modality
+    encode: Callable[..., dict[str, "Tensor"]]  # pixels, ids -> raw outputs (N, D) by modality
     graphs: Callable[[], dict[str, Graph]]  # by name: image, text, and image_text where fusion is native
     preprocess: Preprocess
     tokenizer: "Tokenizer"

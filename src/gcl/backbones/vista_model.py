@@ -114,16 +114,17 @@ class Vista(nn.Module):
         """Return (B, D) of images with their texts."""
         return self.fuse(self.image_tokens(pixels), ids)
 
-    def encode_triplet(self, pixels: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    def encode_triplet(self, pixels: Tensor, ids: Tensor, fused: bool = True) -> dict[str, Tensor]:
         """Return (B, D) by modality; the image tower runs once for both that need it."""
         tokens = self.image_tokens(pixels)
+        apart = {"image": self.fuse(tokens, self.empty_ids(tokens.shape[0])), "text": self.encode_text(ids)}
+        return apart | {"image_text": self.fuse(tokens, self.shortened(ids))} if fused else apart
+
+    def shortened(self, ids: Tensor) -> Tensor:
+        """Return (B, L') ids that fit beside the image tokens."""
         limit = self.fused_context(ids.shape[1])
-        fused = ids[:, :limit]
-        if limit < ids.shape[1]:  # cut texts end as whole ones do
-            cut = torch.where(ids[:, limit] == self.pad, ids[:, limit - 1], self.empty[1])
-            fused = torch.cat([fused[:, :-1], cut[:, None]], 1)
-        return {
-            "image": self.fuse(tokens, self.empty_ids(tokens.shape[0])),
-            "text": self.encode_text(ids),
-            "image_text": self.fuse(tokens, fused),
-        }
+        if limit == ids.shape[1]:
+            return ids
+        # Cut texts end as whole ones do.
+        last = torch.where(ids[:, limit] == self.pad, ids[:, limit - 1], self.empty[1])
+        return torch.cat([ids[:, : limit - 1], last[:, None]], 1)
