@@ -49,14 +49,16 @@ def describe(name: str, recipe: Recipe, seed: int) -> dict[str, Any]:
     }
 
 
-def write_model(folder: Path, built: "Built", about: dict[str, Any], curve: list[dict[str, float]]) -> None:
-    """Write a whole model: weights, config, tokenizer, card."""
+def write_model(
+    folder: Path, built: "Built", about: dict[str, Any], curve: list[dict[str, float]], measures: str = ""
+) -> None:
+    """Write a whole model: weights, config, tokenizer, card with `measures`, a table."""
     state = {k: v.detach().cpu().clone() for k, v in built.model.state_dict().items()}
     write_checkpoint(folder, FILES[built.layout], state, about | {"layout": built.layout}, curve)
     if built.layout in CONFIGS:
         (folder / CONFIGS[built.layout]).write_text(json.dumps(built.config, indent=2, sort_keys=True) + "\n")
     built.tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "README.md").write_text(card(about, built.layout, folder.name))
+    (folder / "README.md").write_text(card(about, built.layout, folder.name, measures))
 
 
 def read_start(model: "nn.Module", folder: Path, backbone: str) -> None:
@@ -104,10 +106,15 @@ def read_checkpoint(folder: Path, backbone: str) -> dict[str, Any]:
         raise ValueError(f"can't read {path}: {error}") from error
 
 
+def read_curve(folder: Path) -> list[dict[str, float]]:
+    """Read curve.csv of one seed."""
+    with (folder / "curve.csv").open(newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
 def read_curves(checkpoints: Path) -> dict[int, list[float]]:
     """Read the losses of every seed of a recipe."""
-    curves = {}
-    for seed in sorted(checkpoints.glob("seed*")):
-        with (seed / "curve.csv").open(newline="") as file:
-            curves[int(seed.name.removeprefix("seed"))] = [float(row["loss"]) for row in csv.DictReader(file)]
-    return curves
+    return {
+        int(seed.name.removeprefix("seed")): [row["loss"] for row in read_curve(seed)]
+        for seed in sorted(checkpoints.glob("seed*"))
+    }

@@ -19,8 +19,10 @@ STAGES = {
 OTHERS = {
     "check": "look over pairs of your own before training on them",
     "bundle": "join towers and heads to one folder that embeds pixels and texts",
+    "publish": "write a trained model as a folder that others load, with its card",
     "variants": "make fp16 and int8 variants of a model, and measure what they cost",
     "openclipart": "build the embedded data set from Debian's packages",
+    "vista_lite": "take the image projection of vista_lite out of its first-stage checkpoint",
     "config": "print the JSON Schema of config.yaml",
 }
 

@@ -187,12 +187,13 @@ def infer_items(
     folder.mkdir()
     model = open_model(onnx, device, threads)
     texts = tokenize(model, prepared)
-    for mirrored in () if only_texts else (False, True) if flip else (False,):
-        image, fused = embed_images(model, prepared, texts, mirrored)
-        suffix = "_flipped" if mirrored else ""
-        write(folder, f"image{suffix}", image)
+    if not only_texts:
+        image, fused = embed_images(model, prepared, texts)
+        write(folder, "image", image)
         if fused is not None:
-            write(folder, f"image_text{suffix}", fused)
+            write(folder, "image_text", fused)
+    if flip:
+        write(folder, "image_flipped", embed_images(model._replace(fused=None), prepared, texts, mirrored=True)[0])
     write(folder, "text", embed_texts(model, texts))
     (folder / "towers.json").write_text(json.dumps(read_export(onnx)["graphs"], sort_keys=True) + "\n")
 
@@ -260,7 +261,7 @@ def main() -> None:
     made.add_argument("--features", type=Path, help="for heads: the towers' outputs")
     made.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])
     made.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
-    made.add_argument("--flip", action="store_true", help="embed mirrored images too")
+    made.add_argument("--flip", action="store_true", help="embed mirrored images too (alone, not with texts)")
     made.add_argument("--only-texts", action="store_true", help="embed texts and no images")
     made.add_argument("--output", required=True, type=Path, help="folder to write")
     run(made, infer)

@@ -26,7 +26,7 @@ class Features(NamedTuple):
 
     images: Tensor  # (2 P, F) float32, the pairs' images and then the same mirrored
     text: Tensor  # (T, G) of distinct texts
-    fused: Tensor | None  # (2 K, F) of image and text together, then mirrored, where fusion is native
+    fused: Tensor | None  # (K, F) of image and text together, never mirrored, where fusion is native
     image_ids: Tensor  # (P,) equal for equal images
     text_rows: Tensor  # (P, V) rows of `text`, the full caption first; short lists repeat their first
     fused_rows: Tensor  # (P, V) rows of `fused`
@@ -49,9 +49,7 @@ def read_features(pairs: Path, features: Path, sentences: Path | None) -> Featur
     padded = [row + row[:1] * (widest - len(row)) for row in prepared.text_rows]
     place = {key: i for i, key in enumerate(fused_keys(pairs))}
     together = [[place[i, t] for t in row] for i, row in zip(rows.tolist(), padded, strict=True)]
-    fused = None
-    if (features / "image_text.npy").exists():
-        fused = torch.cat([read("image_text"), read("image_text_flipped")])
+    fused = read("image_text") if (features / "image_text.npy").exists() else None
     return Features(
         torch.cat([image[rows], flipped[rows]]),
         read("text"),
@@ -87,7 +85,7 @@ def batches(data: Features, recipe: Recipe, generator: torch.Generator) -> Itera
         texts = data.text_rows[rows, view]
         features = {"image": data.images[rows + n * mirrored], "text": data.text[texts]}
         if data.fused is not None:
-            features["image_text"] = data.fused[data.fused_rows[rows, view] + len(data.fused) // 2 * mirrored]
+            features["image_text"] = data.fused[data.fused_rows[rows, view]]
         yield Batch(features, data.image_ids[rows], texts)
 
 

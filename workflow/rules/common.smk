@@ -51,10 +51,16 @@ def train_inputs(wildcards):
     else:
         inputs["weights"] = towers_files(wildcards)
     if PROJECT.recipes[wildcards.recipe].loss.separation:
-        inputs["sentences"] = f"{R}/embeddings/sentences/{CONFIG.pairs}"
+        inputs["sentences"] = sentences()
     if init := PROJECT.recipes[wildcards.recipe].init:
         inputs["init"] = f"{R}/checkpoints/{wildcards.backbone}/{init}"
     return inputs
+
+
+def sentences():
+    """The captions' features by the sentence encoder: those that its recipes need anyway, if it has any."""
+    has_towers = CONFIG.sentences in CONFIG.backbones and any(is_heads(recipe) for recipe in RECIPES)
+    return f"{R}/embeddings/{CONFIG.sentences}/towers/{CONFIG.pairs}" if has_towers else f"{R}/embeddings/sentences/{CONFIG.pairs}"
 
 
 def train_threads(wildcards):

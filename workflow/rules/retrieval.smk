@@ -13,7 +13,7 @@ rule infer_towers:
     log:
         err=f"{R}/logs/{{backbone}}/towers/infer.{{prepared}}.log",
         manifest=f"{R}/manifests/{{backbone}}/towers/infer.{{prepared}}.json",
-    threads: 2
+    threads: 1
     params:
         device=CONFIG.device,
         flip=lambda w: "--flip" if w.prepared == CONFIG.pairs else "",
