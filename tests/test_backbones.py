@@ -398,3 +398,36 @@ def test_score_fusion_is_the_documented_sum(stored):
     i, t = raw["image"], raw["text"]
     torch.testing.assert_close(triplet(raw, "sum_raw")[2], normalize(i + t, dim=1))
     torch.testing.assert_close(triplet(raw, "sum_unit")[2], normalize(normalize(i, dim=1) + normalize(t, dim=1), dim=1))
+
+
+COUNTS = {  # millions of weights, as published or counted in the released files
+    "clip_b32": 151.28,
+    "clip_l14": 427.62,
+    "tinyclip_8m": 23.45,
+    "tinyclip_39m": 83.10,
+    "tinyclip_40m": 84.21,
+    "tinyclip_61m": 115.38,
+    "tinyclip_rn19m": 63.37,
+    "tinyclip_rn30m": 83.82,
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_row_has_the_size_of_the_released_model(project, name):
+    from gcl.backbones.clip import make, model_config
+
+    with torch.device("meta"):
+        model = make(model_config(project.backbones[name]))
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(COUNTS[name], abs=0.005)
+
+
+@pytest.mark.parametrize(("name", "vision", "image_tokens"), [("vista_base", 86.2, 196), ("vista_m3", 304.0, 256)])
+def test_a_row_of_vista_has_the_size_of_the_released_trunk(project, name, vision, image_tokens):
+    from gcl.backbones.vista_model import Vista
+
+    small = {**VISTA["text"], "hidden_size": 768 if name == "vista_base" else 1024, "max_position_embeddings": 512}
+    with torch.device("meta"):
+        model = Vista({**project.backbones[name].model_cfg, "text": small})
+    assert sum(p.numel() for p in model.vision.parameters()) / 1e6 == pytest.approx(vision, abs=0.5)
+    assert model.fused_context(512) == 512 - image_tokens
+    assert model.visual_proj.weight.shape[0] == model.visual_proj.weight.shape[1]

@@ -6,11 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from conftest import copy_working_tree
+from tokenizers import Tokenizer
 
 from gcl.score import COLUMNS
 
@@ -53,9 +58,10 @@ def test_everything_that_was_asked_for_is_there(clone):
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
     # recipe: seeds x calibrations; times 9 tasks, 2 pools, 4 measures
-    expected = {"pretrained_smoke": 4, "gcl_smoke": 4, "gcl_full_smoke": 1, "gcl_smoke_t05": 1}
-    for recipe, runs in expected.items():
-        assert sum(r["recipe"] == recipe for r in rows) == runs * 72
+    expected = {("clip_lite", "gcl_full_smoke"): 1, ("clip_lite", "gcl_smoke_t05"): 1}
+    expected |= {(b, r): 4 for b in ("clip_lite", "vista_lite") for r in ("pretrained_smoke", "gcl_smoke")}
+    found = Counter((r["backbone"], r["recipe"]) for r in rows)
+    assert found == {key: runs * 72 for key, runs in expected.items()}
     assert all(0 <= float(r["ci_low"]) <= float(r["value"]) <= float(r["ci_high"]) <= 1 for r in rows)
     for name in (
         "tables/clipart9.md",
@@ -67,6 +73,59 @@ def test_everything_that_was_asked_for_is_there(clone):
         assert (results / name).stat().st_size > 500
     assert (results / "manifests/clip_lite/gcl_smoke/train.json").exists()
     assert (results / "onnx/clip_lite/gcl_full_smoke/seed0/export.json").exists()
+
+
+def test_native_fusion_has_outputs_of_its_own(clone):
+    results = clone / "results_smoke"
+    assert (results / "onnx/vista_lite/towers/image_text.onnx").exists()
+    assert (results / "embeddings/vista_lite/gcl_smoke/clipart9/seed0/image_text.npy").exists()
+    assert not (results / "embeddings/clip_lite/gcl_smoke/clipart9/seed0/image_text.npy").exists()
+
+
+def gcl(clone, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(clone / "src")}
+    command = [sys.executable, "-m", *map(str, arguments)]
+    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("backbone", ["clip_lite", "vista_lite"])
+def test_a_bundle_embeds_as_towers_and_heads_do(clone, tmp_path, backbone):
+    onnx = clone / "results_smoke/onnx" / backbone
+    gcl(
+        clone,
+        "gcl.bundle",
+        "--towers",
+        onnx / "towers",
+        "--heads",
+        onnx / "gcl_smoke/seed0",
+        "--output",
+        tmp_path / "m",
+    )
+    gcl(clone, "gcl.infer", "--onnx", tmp_path / "m", "--prepared", clone / "results_smoke/prepared/clipart9",
+        "--device", "cpu", "--output", tmp_path / "e")  # fmt: skip
+    expected = clone / "results_smoke/embeddings" / backbone / "gcl_smoke/clipart9/seed0"
+    names = sorted(p.name for p in expected.glob("*.npy"))
+    assert names == sorted(p.name for p in (tmp_path / "e").glob("*.npy"))
+    for name in names:
+        np.testing.assert_allclose(np.load(tmp_path / "e" / name), np.load(expected / name), rtol=0, atol=1e-4)
+
+
+def test_a_published_model_gives_the_vectors_of_the_exported_one(clone, tmp_path):
+    gcl(clone, "gcl.publish", "--name", "vista_lite", "--recipe", "gcl_smoke", "--config", "config/smoke.yaml",
+        "--output", tmp_path / "m")  # fmt: skip
+    card = (tmp_path / "m/README.md").read_text()
+    assert "| clipart9 | global | none | Success@10 |" in card
+    scope = {}
+    exec(card.split("```python\n")[1].split("```")[0].replace("PATH/TO/THIS/FOLDER", str(tmp_path / "m")), scope)  # noqa: S102
+    tokenizer = Tokenizer.from_file(str(tmp_path / "m/tokenizer.json"))
+    texts = pq.read_table(clone / "results_smoke/prepared/clipart9/texts.parquet")["text"].to_pylist()[:5]
+    ids = torch.tensor([e.ids for e in tokenizer.encode_batch(texts)])
+    with torch.inference_mode():
+        found = scope["model"].eval().encode_text(ids).numpy()
+    expected = np.load(clone / "results_smoke/embeddings/vista_lite/gcl_smoke/clipart9/seed0/text.npy")[:5]
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-4)
 
 
 def test_a_second_run_does_nothing(clone):
@@ -94,7 +153,7 @@ def test_a_changed_learning_rate_re_runs_that_recipe_only(clone):
     before = path.read_text()
     edited(path, "gcl_smoke: {<<: *gcl,", "gcl_smoke: {<<: *gcl, learning_rate: 2.0e-4,")
     assert planned_recipes(clone) == {"gcl_smoke"}
-    assert planned(clone) == {"train": 1, "export": 1, "infer": 1, "retrieve": 1, "score": 1, "report": 1}
+    assert planned(clone) == {"train": 2, "export": 2, "infer": 2, "retrieve": 2, "score": 2, "report": 1}
     path.write_text(before)
     assert planned(clone) == {}
 
@@ -103,7 +162,7 @@ def test_an_edit_of_score_re_runs_scoring_and_the_report_only(clone):
     path = clone / "src/gcl/score.py"
     before = path.read_text()
     path.write_text(before + "\n# edited\n")
-    assert planned(clone) == {"score": 4, "report": 1}
+    assert planned(clone) == {"score": 6, "report": 1}
     path.write_text(before)
     assert planned(clone) == {}
 

@@ -15,13 +15,14 @@ and the denominator rule says which columns (m, k) the sum Z_ab^j = sum exp(e_a^
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 MODALITIES = ("image", "text", "image_text")
 FLOOR = -1e30  # a logit that is hidden
+TOGETHER = 1024  # samples up to which the logits of all query modalities are held at once
 SMALLEST = -60.0  # exp() of it is 9e-27 of the largest term, below the rounding of a sum of doubles
 
 
@@ -145,15 +146,18 @@ class _ClosedForm(torch.autograd.Function):
             hidden |= masked
         hidden_at = hidden.nonzero(as_tuple=True)  # few: rows and samples that are no negatives
         scale = 1 / (n * sum(w for targets in by_query.values() for w in targets.values()))
+        groups: dict[tuple[int, ...], dict[int, dict[int, float]]] = {}  # columns -> a -> b -> weight
+        for a, targets in by_query.items():
+            for b, weight in targets.items():
+                groups.setdefault(other_columns(rule, a, b), {}).setdefault(a, {})[b] = weight
         total = stacked.new_zeros(())
         gradient = torch.zeros_like(stacked)
-        for a, targets in by_query.items():
-            groups: dict[tuple[int, ...], dict[int, float]] = {}
-            for b, weight in targets.items():
-                groups.setdefault(other_columns(rule, a, b), {})[b] = weight
-            for columns, group in groups.items():
-                place = (a, slice(start, stop))
-                total += _rows(stacked, place, columns, group, rule, temperature.item(), hidden_at, scale, gradient)
+        for columns, group in groups.items():
+            # All query modalities at once are quicker, one after the other take a third of the memory.
+            parts = [group] if n <= TOGETHER else [{a: targets} for a, targets in group.items()]
+            for part in parts:
+                where = Place(tuple(sorted(part)), slice(start, stop), columns)
+                total += _rows(stacked, where, part, rule, temperature.item(), hidden_at, scale, gradient)
         ctx.save_for_backward(gradient, stacked, temperature)
         return total
 
@@ -168,51 +172,74 @@ class _ClosedForm(torch.autograd.Function):
         return upstream * gradient, by_temperature, None, None, None, None
 
 
+class Place(NamedTuple):
+    """A block of logits: the rows (a, j) and the columns (m, k)."""
+
+    queries: tuple[int, ...]  # modalities a, A of them
+    samples: slice  # j, R of them
+    columns: tuple[int, ...]  # modalities m, M of them, with all samples
+
+
 def _rows(
     stacked: Tensor,
-    place: tuple[int, slice],
-    columns: tuple[int, ...],
-    targets: dict[int, float],
+    place: Place,
+    targets: dict[int, dict[int, float]],
     rule: str,
     temperature: float,
     hidden_at: tuple[Tensor, ...],
     scale: float,
     gradient: Tensor,
 ) -> Tensor:
-    """Add the gradient of directions a > b that share `columns`; return their part of the loss.
-
-    `place` is the modality a and the samples whose rows are added, R of them.
-    """
-    rows = stacked[place]  # (R, D)
-    others = stacked if len(columns) == len(stacked) else stacked[list(columns)]  # (M, N, D)
-    mine = stacked[:, place[1]]  # (3, R, D): the own sample in all modalities
-    logits = (rows @ others.flatten(0, 1).T).div_(temperature).view(len(rows), len(columns), -1)  # (R, M, N)
-    own = (rows * mine).sum(2).T / temperature  # (R, 3): all columns of the own sample
+    """Add the gradient of the directions a > b of one block; return their part of the loss."""
+    mine = stacked[:, place.samples]  # (3, R, D): the own sample in all modalities
+    rows = mine[list(place.queries)]  # (A, R, D)
+    others = stacked if len(place.columns) == len(stacked) else stacked[list(place.columns)]  # (M, N, D)
+    logits = (rows.flatten(0, 1) @ others.flatten(0, 1).T).div_(temperature)
+    logits = logits.view(*rows.shape[:2], *others.shape[:2])  # (A, R, M, N)
+    own = (rows[:, :, None] * mine.transpose(0, 1)).sum(3) / temperature  # (A, R, 3): columns of the own sample
     j, k = hidden_at
-    logits[j, :, k] = FLOOR
-    top = logits.amax((1, 2))  # (R,)
+    logits[:, j, :, k] = FLOOR
+    top = logits.amax((2, 3))  # (A, R)
     # Far below the largest logit nothing is added; the floor spares exp() its slow path for tiny results.
-    logits.sub_(top[:, None, None]).clamp_(min=SMALLEST).exp_()
-    logits[j, :, k] = 0
-    negatives = logits.sum((1, 2)).clamp_(min=torch.finfo(logits.dtype).tiny)
-    log_negatives = negatives.log() + top  # (R,)
+    logits.sub_(top[..., None, None]).clamp_(min=SMALLEST).exp_()
+    logits[:, j, :, k] = 0
+    negatives = logits.sum((2, 3)).clamp_(min=torch.finfo(logits.dtype).tiny)
+    log_negatives = negatives.log() + top  # (A, R)
     share = torch.zeros_like(negatives)  # of the negatives in Z, weighted over directions
     own_gradient = torch.zeros_like(own)
     total = stacked.new_zeros(())
-    for b, weight in targets.items():
-        kept = list(OWN_COLUMNS[rule](place[0], b))
-        log_z = torch.logaddexp(log_negatives, own[:, kept].logsumexp(1))
-        total += weight * (log_z - own[:, b]).sum()
-        share += weight * (log_negatives - log_z).exp()
-        own_gradient[:, kept] += weight * (own[:, kept] - log_z[:, None]).exp()
-        own_gradient[:, b] -= weight
+    for i, a in enumerate(place.queries):
+        for b, weight in targets[a].items():
+            kept = list(OWN_COLUMNS[rule](a, b))
+            log_z = torch.logaddexp(log_negatives[i], own[i, :, kept].logsumexp(1))
+            total += weight * (log_z - own[i, :, b]).sum()
+            share[i] += weight * (log_negatives[i] - log_z).exp()
+            own_gradient[i, :, kept] += weight * (own[i, :, kept] - log_z[:, None]).exp()
+            own_gradient[i, :, b] -= weight
     factor = scale / temperature
-    logits.mul_((share / negatives * factor)[:, None, None])  # now dL/dlogit / t
+    logits.mul_((share / negatives * factor)[..., None, None])  # now dL/dlogit / t
     own_gradient *= factor
-    flat = logits.flatten(1)  # (R, M N)
-    own_gradient = own_gradient.T[..., None]  # (3, R, 1)
-    gradient[place] += flat @ others.flatten(0, 1) + (own_gradient * mine).sum(0)
-    gradient[:, place[1]] += own_gradient * rows
-    for column, part in zip(columns, (flat.T @ rows).view_as(others), strict=True):
-        gradient[column] += part
+    _spread(stacked, place, logits, own_gradient, gradient)
     return total * scale
+
+
+def _spread(stacked: Tensor, place: Place, by_logit: Tensor, by_own: Tensor, gradient: Tensor) -> None:
+    """Add to the gradient at every vector what a block's logits (A, R, M, N) and own columns (A, R, 3) give it."""
+    mine = stacked[:, place.samples]
+    rows = mine[list(place.queries)]  # (A, R, D)
+    flat = by_logit.flatten(2).flatten(0, 1)  # (A R, M N)
+    if place.queries == place.columns == (0, 1, 2) and flat.shape[0] == flat.shape[1]:
+        # All against all: each vector is a row and a column of the same, symmetric products.
+        gradient += ((flat + flat.T) @ stacked.flatten(0, 1)).view_as(stacked)
+    else:
+        others = stacked if len(place.columns) == len(stacked) else stacked[list(place.columns)]
+        at_rows = (flat @ others.flatten(0, 1)).view_as(rows)
+        at_columns = (flat.T @ rows.flatten(0, 1)).view_as(others)
+        for a, part in zip(place.queries, at_rows, strict=True):
+            gradient[a, place.samples] += part
+        for m, part in zip(place.columns, at_columns, strict=True):
+            gradient[m] += part
+    weights = by_own.permute(0, 2, 1)[..., None]  # (A, 3, R, 1)
+    for i, a in enumerate(place.queries):
+        gradient[a, place.samples] += (weights[i] * mine).sum(0)
+        gradient[:, place.samples] += weights[i] * rows[i]

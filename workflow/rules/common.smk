@@ -9,7 +9,6 @@ PROJECT = load(config)
 CONFIG = PROJECT.config
 R = CONFIG.results
 RECIPES = [recipe for experiment in CONFIG.experiments for recipe in experiment.recipes]
-HAS_CHILDREN = {PROJECT.recipes[recipe].init for recipe in RECIPES}
 
 
 wildcard_constraints:
@@ -64,10 +63,8 @@ def sentences():
 
 
 def train_threads(wildcards):
-    """A recipe that others wait for trains its seeds side by side."""
-    if not is_heads(wildcards.recipe):
-        return workflow.cores
-    return len(seeds(wildcards.recipe)) if wildcards.recipe in HAS_CHILDREN else 1
+    """Heads train on one core, so that recipes train side by side; whole models take all."""
+    return 1 if is_heads(wildcards.recipe) else workflow.cores
 
 
 def launch(wildcards):
