@@ -59,7 +59,11 @@ def train_inputs(wildcards):
 def sentences():
     """The captions' features by the sentence encoder: those that its recipes need anyway, if it has any."""
     has_towers = CONFIG.sentences in CONFIG.backbones and any(is_heads(recipe) for recipe in RECIPES)
-    return f"{R}/embeddings/{CONFIG.sentences}/towers/{CONFIG.pairs}" if has_towers else f"{R}/embeddings/sentences/{CONFIG.pairs}"
+    return (
+        f"{R}/embeddings/{CONFIG.sentences}/towers/{CONFIG.pairs}"
+        if has_towers
+        else f"{R}/embeddings/sentences/{CONFIG.pairs}"
+    )
 
 
 def train_threads(wildcards):
