@@ -421,13 +421,13 @@ def test_a_row_has_the_size_of_the_released_model(project, name):
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(COUNTS[name], abs=0.005)
 
 
-@pytest.mark.parametrize(("name", "vision", "image_tokens"), [("vista_base", 86.2, 196), ("vista_m3", 304.0, 256)])
+@pytest.mark.parametrize(("name", "vision", "image_tokens"), [("vista_base", 85.87, 196), ("vista_m3", 303.32, 256)])
 def test_a_row_of_vista_has_the_size_of_the_released_trunk(project, name, vision, image_tokens):
     from gcl.backbones.vista_model import Vista
 
     small = {**VISTA["text"], "hidden_size": 768 if name == "vista_base" else 1024, "max_position_embeddings": 512}
     with torch.device("meta"):
         model = Vista({**project.backbones[name].model_cfg, "text": small})
-    assert sum(p.numel() for p in model.vision.parameters()) / 1e6 == pytest.approx(vision, abs=0.5)
+    assert sum(p.numel() for p in model.vision.parameters()) / 1e6 == pytest.approx(vision, abs=0.01)
     assert model.fused_context(512) == 512 - image_tokens
     assert model.visual_proj.weight.shape[0] == model.visual_proj.weight.shape[1]

@@ -102,6 +102,9 @@ def chain(first: Path, second: Path, path: Path) -> None:
     names = {f"head_{OUTPUT}": OUTPUT} | {name: name.removeprefix("tower_") for name in more}
     for value in merged.graph.output:
         value.name = names[value.name]
+    ordered = sorted(merged.graph.output, key=lambda value: value.name != OUTPUT)  # the features first
+    del merged.graph.output[:]
+    merged.graph.output.extend(ordered)
     for node in merged.graph.node:
         node.input[:] = [names.get(i, i) for i in node.input]
         node.output[:] = [names.get(o, o) for o in node.output]
