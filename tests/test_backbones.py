@@ -1,10 +1,14 @@
 """Public checkpoint layouts, in tiny random models, against slow literal versions of what they compute."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from hub import serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import (
@@ -134,6 +138,37 @@ def test_an_open_clip_folder_is_a_backbone(stored, tmp_path):
     (tmp_path / "open_clip_model.safetensors").unlink()
     with pytest.raises(ValueError, match="open_clip can't load"):
         FAMILIES["clip"].build(row, tmp_path)
+
+
+PROBE = """
+import sys, torch
+from pathlib import Path
+from gcl.backbones import FAMILIES
+from gcl.config import Backbone
+built = FAMILIES["clip"].build(Backbone(family="clip", model="hf-hub:org/tiny", fusion="sum_raw"), Path("."))
+found = built.encode(torch.ones(1, 3, 32, 32), torch.ones(1, 77, dtype=torch.long))
+torch.save((found, built.preprocess.size), sys.argv[1])
+"""
+
+
+def test_a_repository_on_the_hub_is_a_backbone(stored, tmp_path):
+    from safetensors.torch import save
+
+    model = stored[1]
+    config = json.dumps({"model_cfg": TINYCLIP, "preprocess_cfg": {"size": 32}}).encode()
+    files = {"open_clip_config.json": config, "open_clip_model.safetensors": save(dict(model.state_dict()))}
+    with serving(files) as url:
+        environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-c", PROBE, str(tmp_path / "out.pt")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        del files["open_clip_model.safetensors"]
+        environment["HF_HOME"] = str(tmp_path / "other")
+        assert "open_clip can't load" in subprocess.run(command, env=environment, capture_output=True, text=True).stderr
+    found, size = torch.load(tmp_path / "out.pt", weights_only=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(found["image"], model.encode_image(torch.ones(1, 3, 32, 32)), rtol=0, atol=1e-6)
+    assert size == 32
 
 
 def test_an_unknown_model_is_answered_with_a_suggestion(tmp_path):
