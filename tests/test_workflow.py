@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -92,19 +93,20 @@ def gcl(clone, *arguments):
 
 @pytest.mark.parametrize("backbone", ["clip_lite", "vista_lite"])
 def test_a_bundle_embeds_as_towers_and_heads_do(clone, tmp_path, backbone):
-    onnx = clone / "results_smoke/onnx" / backbone
+    models = clone / "results_smoke/onnx" / backbone
     gcl(
         clone,
         "gcl.bundle",
         "--towers",
-        onnx / "towers",
+        models / "towers",
         "--heads",
-        onnx / "gcl_smoke/seed0",
+        models / "gcl_smoke/seed0",
         "--output",
         tmp_path / "m",
     )
     gcl(clone, "gcl.infer", "--onnx", tmp_path / "m", "--prepared", clone / "results_smoke/prepared/clipart9",
         "--device", "cpu", "--output", tmp_path / "e")  # fmt: skip
+    assert [o.version for o in onnx.load(tmp_path / "m/image.onnx").opset_import] == [20]
     expected = clone / "results_smoke/embeddings" / backbone / "gcl_smoke/clipart9/seed0"
     names = sorted(p.name for p in expected.glob("*.npy"))
     assert names == sorted(p.name for p in (tmp_path / "e").glob("*.npy"))

@@ -10,14 +10,40 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from gcl.command import parser, run
 from gcl.files import atomic_path, sha256_file
-from gcl.graphs import chain
+from gcl.graphs import IR_VERSION, OUTPUT
 from gcl.infer import read_export
 from gcl.runtime import open_session
 
 TOLERANCE = 1e-5  # relative error between one graph and the two it was made of
+
+
+def chain(first: Path, second: Path, path: Path) -> None:
+    """Write the graph that feeds the features of one graph into the other; further outputs stay."""
+    a, b = onnx.load(first), onnx.load(second)
+    a.ir_version = b.ir_version = IR_VERSION
+    more = [f"tower_{o.name}" for o in a.graph.output if o.name != OUTPUT]
+    merged = onnx.compose.merge_models(
+        onnx.compose.add_prefix(a, "tower_", rename_inputs=False),
+        onnx.compose.add_prefix(b, "head_"),
+        io_map=[(f"tower_{OUTPUT}", f"head_{b.graph.input[0].name}")],
+        outputs=[f"head_{OUTPUT}", *more],
+    )
+    names = {f"head_{OUTPUT}": OUTPUT} | {name: name.removeprefix("tower_") for name in more}
+    for value in merged.graph.output:
+        value.name = names[value.name]
+    ordered = sorted(merged.graph.output, key=lambda value: value.name != OUTPUT)  # the features first
+    del merged.graph.output[:]
+    merged.graph.output.extend(ordered)
+    for node in merged.graph.node:
+        node.input[:] = [names.get(i, i) for i in node.input]
+        node.output[:] = [names.get(o, o) for o in node.output]
+    del merged.opset_import[1:]  # the merge names the one opset twice
+    onnx.checker.check_model(merged)
+    onnx.save(merged, path)
 
 
 def check_chain(towers: Path, heads: Path, joined: Path, inputs: dict[str, np.ndarray]) -> None:

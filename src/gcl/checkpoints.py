@@ -32,6 +32,7 @@ def write_checkpoint(folder: Path, file: str, state: Any, about: dict[str, Any],
 
     folder.mkdir(exist_ok=True)
     save_file({k: v.contiguous() for k, v in sorted(state.items())}, folder / file)
+    (folder / file).chmod(0o644)  # safetensors makes files for their owner alone
     (folder / "checkpoint.json").write_text(json.dumps(about | {"weights": file}, indent=2, sort_keys=True) + "\n")
     with (folder / "curve.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(curve[0]) if curve else CURVE, lineterminator="\n")

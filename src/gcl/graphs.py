@@ -1,4 +1,4 @@
-"""ONNX graphs: from torch modules, from stored heads, and one after the other."""
+"""ONNX graphs from torch modules and from stored heads."""
 
 import contextlib
 import io
@@ -86,27 +86,3 @@ def head_graph(first: np.ndarray, bias: np.ndarray | None, second: np.ndarray, p
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     onnx.checker.check_model(model)
     onnx.save(model, path)
-
-
-def chain(first: Path, second: Path, path: Path) -> None:
-    """Write the graph that feeds the features of one graph into the other; further outputs stay."""
-    a, b = onnx.load(first), onnx.load(second)
-    a.ir_version = b.ir_version = IR_VERSION
-    more = [f"tower_{o.name}" for o in a.graph.output if o.name != OUTPUT]
-    merged = onnx.compose.merge_models(
-        onnx.compose.add_prefix(a, "tower_", rename_inputs=False),
-        onnx.compose.add_prefix(b, "head_"),
-        io_map=[(f"tower_{OUTPUT}", f"head_{b.graph.input[0].name}")],
-        outputs=[f"head_{OUTPUT}", *more],
-    )
-    names = {f"head_{OUTPUT}": OUTPUT} | {name: name.removeprefix("tower_") for name in more}
-    for value in merged.graph.output:
-        value.name = names[value.name]
-    ordered = sorted(merged.graph.output, key=lambda value: value.name != OUTPUT)  # the features first
-    del merged.graph.output[:]
-    merged.graph.output.extend(ordered)
-    for node in merged.graph.node:
-        node.input[:] = [names.get(i, i) for i in node.input]
-        node.output[:] = [names.get(o, o) for o in node.output]
-    onnx.checker.check_model(merged)
-    onnx.save(merged, path)
