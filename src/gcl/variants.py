@@ -1,7 +1,8 @@
 """Make smaller variants of an exported model, and measure on a benchmark what they cost.
 
 fp16   weights and arithmetic in half precision, LayerNormalization in single: for GPUs; on a CPU it saves disk only
-int8   weights of matrix products in 8 bits per channel, activations quantised as they come: for CPUs; convolutions stay
+int8   transformers' matrix products in 8 bits, weights per channel, activations as they come: for CPUs; convolutions,
+       heads and the last projection stay
 In:    an exported whole model (`bundle`, or `export` of a fully trained one), a prepared benchmark.
 Out:   <output>/{fp32,fp16,int8}/, each a model folder; variants.csv and variants.md with size, distance of the
        vectors and the measure against fp32.
@@ -50,17 +51,44 @@ def to_fp16(source: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
+def last_products(model: onnx.ModelProto) -> list[str]:
+    """Name the matrix products that make the output: a projection's error is nobody's to repair."""
+    made = {output: node for node in model.graph.node for output in node.output}
+    found, open_values = [], [value.name for value in model.graph.output]
+    while open_values:
+        node = made.get(open_values.pop())
+        if node is None:
+            continue
+        if node.op_type in ("MatMul", "Gemm"):
+            found.append(node.name)
+        elif node.op_type in ("Add", "Identity"):
+            open_values += node.input
+    return found
+
+
 def to_int8(source: Path, target: Path) -> None:
-    """Quantise the weights of matrix products per channel; activations are quantised at run time."""
+    """Quantise the weights of the transformers' matrix products per channel; activations at run time, per tensor.
+
+    Products of pooled vectors (Gemm: heads) stay: their inputs' scales differ by orders of magnitude, and one
+    scale for all of them loses most (LOG.md).
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(source)
+    heads = [node.name for node in model.graph.node if node.op_type == "Gemm"]
+    # The quantiser splits Gemm into MatMul and Add before it looks at what to leave alone.
+    kept = [*last_products(model), *heads, *(f"{name}_MatMul" for name in heads)]
     del model.graph.value_info[:]  # the exporter's shapes contradict those of transposed weights
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.onnx"
         onnx.save(model, plain)
         quantize_dynamic(
-            plain, target, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+            plain,
+            target,
+            op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=kept,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
         )
 
 
