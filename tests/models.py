@@ -3,8 +3,12 @@
 import json
 
 import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, linear, normalize, silu, softmax
+
+from gcl.config import Backbone, Preprocess
 
 WORDS = 49408  # of CLIP's tokenizer
 TINYCLIP = {  # the shape of TinyCLIP's configs, smaller
@@ -32,6 +36,47 @@ VISTA = {
     },
 }
 M3_TEXT = {**VISTA["text"], "model_type": "xlm-roberta", "pad_token_id": 1, "type_vocab_size": 1}
+LOOK = Preprocess(size=32, resize="shortest_crop", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def clip_row(weights, **more):
+    return Backbone(
+        family="clip", model_cfg=TINYCLIP | more, weights=weights, fusion="sum_raw", preprocess=LOOK, context=77
+    )
+
+
+def vista_row(weights, config=VISTA, context=16):
+    return Backbone(
+        family="vista",
+        model_cfg=config,
+        weights={"model": weights},
+        fusion="native",
+        preprocess=LOOK,
+        tokenizer="tokenizer.json",
+        context=context,
+    )
+
+
+def tiny_vista(data, context=16):
+    """Store a tiny VISTA and its tokenizer in a folder; return its row."""
+    from gcl.backbones.vista_model import Vista
+
+    word_tokenizer(data / "tokenizer.json")
+    save_file(randomised(Vista(VISTA)).state_dict(), data / "vista.safetensors")
+    return vista_row("vista.safetensors", context=context)
+
+
+def word_tokenizer(path, roberta=False):
+    """A word-level tokenizer in BERT's or XLM-R's manner."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"] if roberta else ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words = {t: i for i, t in enumerate([*special, *(f"w{i}" for i in range(396))])}
+    made = Tokenizer(models.WordLevel(words, unk_token=special[3] if roberta else special[1]))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    first, last = (special[0], special[2]) if roberta else (special[2], special[3])
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}", special_tokens=[(first, words[first]), (last, words[last])]
+    )
+    made.save(str(path))
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -15,6 +15,7 @@ from models import (
     M3_TEXT,
     TINYCLIP,
     VISTA,
+    clip_row,
     eva_tokens,
     hugging_face,
     hugging_face_config,
@@ -22,26 +23,20 @@ from models import (
     randomised,
     release,
     tinyclip,
+    vista_row,
     vista_vector,
+    word_tokenizer,
 )
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from torch.nn.functional import normalize
 
 from gcl.backbones import FAMILIES
 from gcl.backbones.layouts import layout_of
-from gcl.config import Backbone, Preprocess
+from gcl.config import Backbone
 from gcl.texts import clip_tokenizer, to_ids
 
-LOOK = Preprocess(size=32, resize="shortest_crop", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 PIXELS = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-
-
-def clip_row(weights, **more):
-    return Backbone(
-        family="clip", model_cfg=TINYCLIP | more, weights=weights, fusion="sum_raw", preprocess=LOOK, context=77
-    )
 
 
 def clip_ids():
@@ -261,19 +256,6 @@ def test_a_pruned_tinyclip_with_quick_gelu_is_refused(tmp_path):
         FAMILIES["clip"].build(clip_row({"model": "w.safetensors"}, quick_gelu=True), tmp_path)
 
 
-def word_tokenizer(path, roberta=False):
-    """A word-level tokenizer in BERT's or XLM-R's manner."""
-    special = ["<s>", "<pad>", "</s>", "<unk>"] if roberta else ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    words = {t: i for i, t in enumerate([*special, *(f"w{i}" for i in range(396))])}
-    made = Tokenizer(models.WordLevel(words, unk_token=special[3] if roberta else special[1]))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    first, last = (special[0], special[2]) if roberta else (special[2], special[3])
-    made.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}", special_tokens=[(first, words[first]), (last, words[last])]
-    )
-    made.save(str(path))
-
-
 @pytest.fixture(scope="module", params=["bert", "xlm-roberta"])
 def vista(request, tmp_path_factory):
     """A tiny VISTA, base (BERT) or m3 (XLM-R), stored in the public layout and built from it."""
@@ -285,15 +267,7 @@ def vista(request, tmp_path_factory):
     state = public_vista(model)
     torch.save(state, folder / "vista.pth")
     word_tokenizer(folder / "tokenizer.json", request.param != "bert")
-    row = Backbone(
-        family="vista",
-        model_cfg=config,
-        weights={"model": "vista.pth"},
-        fusion="native",
-        preprocess=LOOK,
-        tokenizer="tokenizer.json",
-        context=30,
-    )
+    row = vista_row("vista.pth", config, context=30)
     return FAMILIES["vista"].build(row, folder), state, config["text"], row, folder
 
 

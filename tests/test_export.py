@@ -1,17 +1,16 @@
 """Whole models to ONNX and back: every family, parity, and what inference reads from the folder alone."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from conftest import ROOT
-from models import TINYCLIP, tinyclip
+from models import LOOK, TINYCLIP, clip_row, tiny_vista, tinyclip
 from safetensors.torch import save_file
-from test_backbones import LOOK, clip_row, pruned_state
-from test_training import recipe, vista_row
+from test_backbones import pruned_state
+from test_training import recipe
 
 from gcl.backbones import FAMILIES
 from gcl.export import export
@@ -33,7 +32,7 @@ def pairs(tmp_path_factory):
 
 def row_of(family, data):
     if family == "vista":
-        return replace(vista_row(data), context=24)
+        return tiny_vista(data, context=24)
     state = pruned_state(None) if family == "pruned" else tinyclip().state_dict()
     save_file({k: v.clone() for k, v in state.items()}, data / "w.safetensors")
     return clip_row({"model": "w.safetensors"})
@@ -128,7 +127,7 @@ def test_variants_are_smaller_and_measured_against_fp32(tmp_path):
     project = load(load_yaml(ROOT / "config/config.yaml"), ROOT / "config")
     prepare_benchmark(ROOT / "data/openclipart", project.benchmarks["clipart9"], 3, tmp_path / "bench")
     prepare_pairs(ROOT / "data/openclipart", "pictures", 0.0, 20, tmp_path / "pairs")
-    backbone = replace(vista_row(tmp_path), context=24)
+    backbone = tiny_vista(tmp_path, context=24)
     done, nothing = tmp_path / "checkpoints", (None,) * 6
     train("t", backbone, recipe(epochs=0), [0], tmp_path / "pairs", tmp_path, *nothing, "cpu", 1, done)
     export("all", "t", backbone, tmp_path, done, None, None, tmp_path / "pairs", "cpu", tmp_path / "onnx")

@@ -11,12 +11,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from models import TINYCLIP, VISTA, randomised, tinyclip
+from models import clip_row, tiny_vista, tinyclip
 from safetensors.torch import load_file, save_file
-from test_backbones import LOOK, word_tokenizer
 
 from gcl.backbones import FAMILIES
-from gcl.config import Backbone, Full, Loss, Recipe, to_json
+from gcl.config import Full, Loss, Recipe, to_json
 from gcl.loader import Order, crop_box
 from gcl.losses import MODALITIES, duplicates, gcl_loss, separation_loss
 from gcl.prepare import prepare_pairs
@@ -41,15 +40,8 @@ def weights(tmp_path_factory):
     return folder
 
 
-def row(**more):
-    return Backbone(
-        family="clip",
-        model_cfg=TINYCLIP,
-        weights={"model": "tiny.safetensors"},
-        fusion="sum_raw",
-        preprocess=LOOK,
-        **more,
-    )
+def row():
+    return clip_row({"model": "tiny.safetensors"})
 
 
 def recipe(full=None, **more):
@@ -109,22 +101,6 @@ def gradients(backbone, plan, pairs, data, chunk=None, dropout=0.0):
     return value, {k: v.grad.clone() for k, v in built.model.named_parameters() if v.requires_grad}
 
 
-def vista_row(data):
-    word_tokenizer(data / "tokenizer.json")
-    from gcl.backbones.vista_model import Vista
-
-    save_file(randomised(Vista(VISTA)).state_dict(), data / "vista.safetensors")
-    return Backbone(
-        family="vista",
-        model_cfg=VISTA,
-        weights={"model": "vista.safetensors"},
-        fusion="native",
-        preprocess=LOOK,
-        tokenizer="tokenizer.json",
-        context=16,
-    )
-
-
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_gradients_of_chunks_are_those_of_the_whole_batch(pairs, weights, chunk):
     plan = recipe(loss={"temperature": "learned"})
@@ -137,7 +113,7 @@ def test_gradients_of_chunks_are_those_of_the_whole_batch(pairs, weights, chunk)
 
 def test_chunks_see_the_same_dropout_when_they_are_encoded_again(pairs, weights, tmp_path):
     """With dropout the gradient of chunks must be that of the vectors whose loss was taken."""
-    backbone, plan = vista_row(tmp_path), recipe(loss={"temperature": 0.02})
+    backbone, plan = tiny_vista(tmp_path), recipe(loss={"temperature": 0.02})
     first = gradients(backbone, plan, pairs, tmp_path, chunk=2, dropout=0.3)
     again = gradients(backbone, plan, pairs, tmp_path, chunk=2, dropout=0.3)
     assert first[0] == again[0]
@@ -307,7 +283,7 @@ def test_open_clip_loads_a_checkpoint_in_one_line(pairs, weights, tmp_path):
 
 
 def test_a_checkpoint_of_vista_loads_as_its_card_says(pairs, tmp_path):
-    backbone = vista_row(tmp_path)
+    backbone = tiny_vista(tmp_path)
     expected, _ = run(backbone, recipe(max_steps=1), pairs, tmp_path, tmp_path / "out")
     text = (tmp_path / "out/seed0/README.md").read_text()
     code = text.split("```python\n")[1].split("```")[0].replace("PATH/TO/THIS/FOLDER", str(tmp_path / "out/seed0"))
