@@ -207,6 +207,9 @@ def test_check_refuses_what_can_not_train(tmp_path):
     assert done.returncode == 1
     assert "holds no pairs in a form that is known" in done.stderr
     assert "is no folder" in gcl_check(tmp_path / "nowhere").stderr
+    (tmp_path / "pairs.csv").write_text("filepath,title\n")
+    assert "holds no usable pair; its files hold no record at all" in gcl_check(tmp_path).stderr
+    assert "--batch-size is 0 and" in gcl_check(tmp_path, "--batch-size", "0").stderr
     write_table(tmp_path, pictures24()[:5])
     assert "5 pairs don't fill one batch of 8" in gcl_check(tmp_path).stderr
 

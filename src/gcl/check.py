@@ -80,6 +80,8 @@ def check(data: Path, reader: str, batch_size: int, width: int, reject_limit: fl
         ValueError: no form that is known, no usable pair, more unusable ones than the limit, or fewer pairs
             than a batch.
     """
+    if batch_size < 2 or width < 1:
+        raise ValueError(f"--batch-size is {batch_size} and --width {width}, expected at least 2 and 1")
     chosen = shape_of(data) if reader == "auto" else reader
     read = lookup(READERS, chosen, "reader of pairs", "src/gcl/pairs.py")
     target = rejects or data / "rejects.csv"
@@ -89,17 +91,19 @@ def check(data: Path, reader: str, batch_size: int, width: int, reject_limit: fl
         reasons = [row["reason"] for row in csv.DictReader(file)]
     total = len(pairs) + len(reasons)
     repeated = sum("the same image and caption" in reason for reason in reasons)
+    unusable = len(reasons) - repeated
     print(f"{data}: read as {chosen}")
-    print(f"pairs:         {total} found, {len(pairs)} usable, {len(reasons) - repeated} unusable, {repeated} repeated")
+    print(f"pairs:         {total} found, {len(pairs)} usable, {unusable} unusable, {repeated} repeated")
     if reasons:
         print(f"left out:      listed in {target}")
         for example in reasons[:SHOWN]:
             print(f"               {example}")
     if not pairs:
-        raise ValueError(f"{data} holds no usable pair; {target} says why")
+        why = f"{target} says why" if reasons else "its files hold no record at all"
+        raise ValueError(f"{data} holds no usable pair; {why}")
     print("\n".join(lines(data, chosen, pairs, digests, batch_size, width)))
     sys.stdout.flush()
-    if (unusable := len(reasons) - repeated) > reject_limit * total:
+    if unusable > reject_limit * total:
         raise ValueError(
             f"{unusable} of {total} pairs are unusable, more than reject_limit {reject_limit:.1%} allows; "
             f"mend them ({target}) or raise reject_limit in config/config.yaml"
