@@ -24,6 +24,7 @@ check: setup
 	mypy
 	snakemake --cores 1 -n --quiet all > /dev/null
 	snakemake --cores 1 -n --quiet all --configfile config/paper.yaml > /dev/null
+	snakemake --cores 1 -n --quiet all --configfile config/fixtures.yaml > /dev/null
 
 setup: .venv/done
 

@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gcl.config import Project, load, load_yaml
-from gcl.records import Item, Qrel, Task
+from gcl.config import Project, load
+from gcl.items import Contents, Item, Qrel, Task
+from gcl.strict import load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,7 +42,7 @@ def toy_benchmark():
     pools = {"local": ["pool_image"], "global": ["pool_image", "pool_text"]}
     tasks = [Task("t_i", "text", "image", "query_text", pools)]
     qrels = [Qrel("t_i", "q0", "i0"), Qrel("t_i", "q0", "i1"), Qrel("t_i", "q1", "i2")]
-    return tables, tasks, qrels
+    return Contents(tables, tasks, qrels)
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import pytest
 
 from gcl import benchmarks, pairs
 from gcl.backbones import FAMILIES
-from gcl.config import Recipe, ancestry, from_json, load, load_yaml, parse, schema, to_json
+from gcl.config import Recipe, ancestry, load, schema
 from gcl.losses import OWN_COLUMNS
+from gcl.strict import from_json, load_yaml, parse, to_json
 
 
 def changed(root, **keys):

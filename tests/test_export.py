@@ -120,12 +120,14 @@ def test_variants_are_smaller_and_measured_against_fp32(tmp_path):
     """On a prepared folder of the demo's benchmark, cut to its first queries."""
     import csv
 
-    from gcl.config import load, load_yaml
+    from gcl.config import load
     from gcl.prepare import prepare_benchmark
+    from gcl.strict import load_yaml
     from gcl.variants import variants
 
     project = load(load_yaml(ROOT / "config/config.yaml"), ROOT / "config")
-    prepare_benchmark(ROOT / "data/openclipart", project.benchmarks["clipart9"], 3, tmp_path / "bench")
+    data = ROOT / "data/openclipart"
+    prepare_benchmark(data, data, project.benchmarks["clipart9"], 3, 2, tmp_path / "bench")
     prepare_pairs(ROOT / "data/openclipart", "pictures", 0.0, 20, tmp_path / "pairs")
     backbone = tiny_vista(tmp_path, context=24)
     done, nothing = tmp_path / "checkpoints", (None,) * 6

@@ -10,8 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from gcl.config import Dataset, File, load_yaml
 from gcl.fetch import fetch
+from gcl.sources import Dataset, File
+from gcl.strict import load_yaml
 
 DATA = bytes(range(256)) * 8000  # 2 MB, many blocks
 SHA = hashlib.sha256(DATA).hexdigest()

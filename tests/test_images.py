@@ -6,10 +6,12 @@ import pytest
 from PIL import Image
 
 from gcl import images
-from gcl.config import Benchmark, Preprocess
+from gcl.config import Preprocess
 from gcl.images import decode, load, read_bytes, to_array
+from gcl.items import Contents, Item, Qrel, Task
 from gcl.prepare import prepare_benchmark, prepare_pairs
-from gcl.records import Item, Pair, Qrel, Task, read_pairs
+from gcl.protocols import Benchmark
+from gcl.records import Pair, read_pairs
 
 HOW = Preprocess(size=8, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
@@ -104,7 +106,7 @@ def test_a_broken_benchmark_image_is_fatal(tmp_path, picture, monkeypatch):
     items = {"query": [Item("q", "text", ())], "pool": [Item("c", None, (str(tmp_path / "x.png"),))]}
     task = Task("t", "text", "image", "query", {"local": ["pool"]})
     readers = prepare_benchmark.__globals__["BENCHMARK_READERS"]
-    monkeypatch.setitem(readers, "toy", lambda folder, split: (items, [task], [Qrel("t", "q", "c")]))
+    monkeypatch.setitem(readers, "toy", lambda *_: Contents(items, [task], [Qrel("t", "q", "c")]))
     row = Benchmark(dataset="d", reader="toy", split="s", title="t", measures=["Success@1"], headline="Success@1")
-    with pytest.raises(ValueError, match=r"1 images of the benchmark are unreadable:\n.*x\.png"):
-        prepare_benchmark(tmp_path, row, None, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"1 items of the benchmark are unusable, more than .* 0.0%.*\n.*x\.png"):
+        prepare_benchmark(tmp_path, tmp_path, row, None, 2, tmp_path / "out")

@@ -14,6 +14,7 @@ from PIL import Image
 from gcl.benchmarks.clipart9 import read_clipart9
 from gcl.openclipart import build, subject_of
 from gcl.pairs import pictures
+from gcl.protocols import Benchmark
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,11 @@ def test_training_pairs_are_the_training_split(root, rows):
 
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_clipart9_asks_for_the_other_pictures_of_a_subject(root, rows, split):
-    tables, tasks, qrels = read_clipart9(root / "data/openclipart", split)
+    folder = root / "data/openclipart"
+    row = Benchmark(
+        dataset="d", reader="clipart9", split=split, title="t", measures=["Success@1"], headline="Success@1"
+    )
+    tables, tasks, qrels, *_ = read_clipart9(folder, folder, row)
     by_image = {f"{root / 'data/openclipart/pictures.parquet'}::{r['picture_id']}": r for r in rows}
     assert [t.name for t in tasks] == ["i_i", "i_t", "i_it", "t_i", "t_t", "t_it", "it_i", "it_t", "it_it"]
     queries = {i.item_id: i for i in tables["query_image"]}

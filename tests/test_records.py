@@ -1,13 +1,14 @@
 import pytest
 from conftest import SAME
 
-from gcl.records import Item, Qrel, read_benchmark, read_parquet, write_benchmark
+from gcl.items import Item, Qrel, read_benchmark, write_benchmark
+from gcl.records import read_parquet
 
 
 def test_a_benchmark_survives_the_disk(tmp_path, toy_benchmark):
-    write_benchmark(tmp_path, *toy_benchmark, {"title": "toy"}, SAME)
+    write_benchmark(tmp_path, toy_benchmark, {"title": "toy"}, SAME)
     back = read_benchmark(tmp_path)
-    assert back.tasks == toy_benchmark[1]
+    assert back.tasks == toy_benchmark.tasks
     assert back.tables["pool_image"].image_rows == [(0,), (1,), (2,), (2,)]  # equal images share a row
     assert back.tables["pool_image"].text_rows == [-1] * 4
     assert back.qrels["t_i"] == {"q0": {"i0": 1, "i1": 1}, "q1": {"i2": 1}}
@@ -15,23 +16,22 @@ def test_a_benchmark_survives_the_disk(tmp_path, toy_benchmark):
 
 
 def test_a_duplicate_id_is_named(tmp_path, toy_benchmark):
-    tables, tasks, qrels = toy_benchmark
-    tables["pool_text"].append(Item("t1", "again", ()))
+    toy_benchmark.tables["pool_text"].append(Item("t1", "again", ()))
     with pytest.raises(ValueError, match="id 't1' occurs twice in table 'pool_text'"):
-        write_benchmark(tmp_path, tables, tasks, qrels, {}, SAME)
+        write_benchmark(tmp_path, toy_benchmark, {}, SAME)
 
 
 @pytest.mark.parametrize(("query", "candidate", "named"), [("q9", "i0", "query 'q9'"), ("q0", "i9", "candidate 'i9'")])
 def test_a_qrel_that_points_nowhere_is_named(tmp_path, toy_benchmark, query, candidate, named):
-    tables, tasks, qrels = toy_benchmark
+    toy_benchmark.qrels.append(Qrel("t_i", query, candidate))
     with pytest.raises(ValueError, match=named):
-        write_benchmark(tmp_path, tables, tasks, [*qrels, Qrel("t_i", query, candidate)], {}, SAME)
+        write_benchmark(tmp_path, toy_benchmark, {}, SAME)
 
 
 def test_an_empty_pool_is_refused(tmp_path, toy_benchmark):
-    tables, tasks, qrels = toy_benchmark
+    toy_benchmark.tables["pool_image"] = []
     with pytest.raises(ValueError, match="table 'pool_image' is empty"):
-        write_benchmark(tmp_path, {**tables, "pool_image": []}, tasks, qrels, {}, SAME)
+        write_benchmark(tmp_path, toy_benchmark, {}, SAME)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 but no more"])

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gcl.records import write_benchmark
-from gcl.retrieve import retrieve, top_k
+from gcl.items import write_benchmark
+from gcl.ranking import top_k
+from gcl.retrieve import retrieve
 
 
 @settings(max_examples=200, deadline=None)
@@ -41,7 +42,7 @@ def ready(tmp_path, toy_benchmark, rng):
     """A prepared benchmark with random embeddings of one seed and a minimal export."""
     prepared, embeddings, onnx = tmp_path / "prepared", tmp_path / "embeddings", tmp_path / "onnx"
     prepared.mkdir()
-    write_benchmark(prepared, *toy_benchmark, {"measures": ["Success@1"]}, SAME)
+    write_benchmark(prepared, toy_benchmark, {"measures": ["Success@1"]}, SAME)
     (embeddings / "seed0").mkdir(parents=True)
     np.save(embeddings / "seed0/image.npy", unit_rows(rng, 3, 4))
     np.save(embeddings / "seed0/text.npy", unit_rows(rng, 7, 4))

@@ -4,8 +4,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from gcl.config import Recipe, parse, to_json
+from gcl.config import Recipe
 from gcl.schedule import learning_rate, weight_groups
+from gcl.strict import parse, to_json
 
 
 @pytest.fixture

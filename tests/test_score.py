@@ -6,7 +6,7 @@ import pytest
 from conftest import SAME, unit_rows
 
 from gcl.bootstrap import interval, resample_counts
-from gcl.records import write_benchmark
+from gcl.items import write_benchmark
 from gcl.retrieve import retrieve
 from gcl.score import COLUMNS, Ranking, decided_by_tie, score
 
@@ -16,7 +16,7 @@ def scored(folder, toy, image, text, depth=100):
     prepared, embeddings, onnx = folder / "p", folder / "e/seed0", folder / "o/seed0"
     for path in (prepared, embeddings, onnx):
         path.mkdir(parents=True)
-    write_benchmark(prepared, *toy, {"measures": ["Success@1", "Success@2"]}, SAME)
+    write_benchmark(prepared, toy, {"measures": ["Success@1", "Success@2"]}, SAME)
     np.save(embeddings / "image.npy", image)
     np.save(embeddings / "text.npy", text)
     (onnx / "export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
@@ -66,7 +66,7 @@ def test_success_equals_the_obvious_loop(tmp_path, toy_benchmark, seed):
 
 
 def test_a_tie_decides_only_when_it_straddles_the_cutoff():
-    ranking = Ranking(0, "t", "local", "none", [["a", "b", "c"]], np.array([[0.9, 0.5, 0.5]], np.float32))
+    ranking = Ranking(0, "t", "local", "none", [["a", "b", "c"]], [np.array([0.9, 0.5, 0.5], np.float32)])
     assert decided_by_tie(ranking, {"q": {"c": 1}}, ["q"], 2) == 1
     assert decided_by_tie(ranking, {"q": {"a": 1}}, ["q"], 2) == 0  # found above the tie
     assert decided_by_tie(ranking, {"q": {"b": 1, "c": 1}}, ["q"], 2) == 0  # either order hits
@@ -75,7 +75,7 @@ def test_a_tie_decides_only_when_it_straddles_the_cutoff():
 
 def test_a_broken_run_is_named(tmp_path, toy_benchmark):
     (tmp_path / "p").mkdir()
-    write_benchmark(tmp_path / "p", *toy_benchmark, {}, SAME)
+    write_benchmark(tmp_path / "p", toy_benchmark, {}, SAME)
     (tmp_path / "run.parquet").write_bytes(b"")
     with pytest.raises(ValueError, match=r"can't read .*run\.parquet \(0 bytes\) as Parquet"):
         score(tmp_path / "run.parquet", tmp_path / "p", "b", "r", "toy", ["Success@1"], 10, tmp_path / "s")
@@ -84,10 +84,11 @@ def test_a_broken_run_is_named(tmp_path, toy_benchmark):
 
 def test_a_run_of_other_queries_is_refused(tmp_path, toy_benchmark, rng):
     scored(tmp_path, toy_benchmark, unit_rows(rng, 3, 4), unit_rows(rng, 7, 4))
-    tables, tasks, qrels = toy_benchmark
+    tables, _, qrels, *_ = toy_benchmark
     tables["query_text"] = [q._replace(item_id=q.item_id + "x") for q in tables["query_text"]]
     (tmp_path / "other").mkdir()
-    write_benchmark(tmp_path / "other", tables, tasks, [q._replace(query_id=q.query_id + "x") for q in qrels], {}, SAME)
+    renamed = toy_benchmark._replace(qrels=[q._replace(query_id=q.query_id + "x") for q in qrels])
+    write_benchmark(tmp_path / "other", renamed, {}, SAME)
     with pytest.raises(ValueError, match="ranks other queries"):
         score(tmp_path / "run.parquet", tmp_path / "other", "b", "r", "toy", ["Success@1"], 10, tmp_path / "s2")
 

@@ -15,10 +15,11 @@ from models import clip_row, tiny_vista, tinyclip
 from safetensors.torch import load_file, save_file
 
 from gcl.backbones import FAMILIES
-from gcl.config import Full, Loss, Recipe, to_json
+from gcl.config import Full, Loss, Recipe
 from gcl.loader import Order, crop_box
 from gcl.losses import MODALITIES, duplicates, gcl_loss, separation_loss
 from gcl.prepare import prepare_pairs
+from gcl.strict import to_json
 from gcl.train import Paths, train
 
 SIX = {f"{a}>{b}": 1.0 for a in MODALITIES for b in MODALITIES if a != b}

@@ -5,6 +5,7 @@ import numpy as np
 from gcl.fusion import Floats
 
 LEVEL = 0.95
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
 def resample_counts(n: int, resamples: int) -> Floats:
@@ -17,5 +18,5 @@ def resample_counts(n: int, resamples: int) -> Floats:
 def interval(values: Floats, counts: Floats) -> tuple[Floats, Floats]:
     """Return the percentile interval of the mean of each column of (n, m) values."""
     means = counts @ values / values.shape[0]  # (resamples, m)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    low, high = np.quantile(means, TAILS, axis=0)
     return low, high

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcl.cards import card
-from gcl.config import Recipe, to_json
+from gcl.config import Recipe
+from gcl.strict import to_json
 
 if TYPE_CHECKING:
     from torch import nn

@@ -4,57 +4,24 @@
 backbones.yaml, recipes.yaml, benchmarks.yaml, datasets.yaml, published.yaml.
 """
 
-import argparse
 import json
-from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from gcl.registry import lookup, suggestion
+from gcl.protocols import OPTIONS, Benchmark
+from gcl.registry import lookup
+from gcl.sources import Dataset, selected
+from gcl.strict import STRICT, Count, Positive, Share, load_yaml, parse
 
-STRICT = ConfigDict(extra="forbid")
-MODALITIES = ("image", "text", "image_text")
-Modality = Literal["image", "text", "image_text"]
 Calibration = Literal["none", "center", "zscore", "center_zscore"]
 Denominator = Literal["full", "no_self", "no_self_no_copositive", "cross_only", "target_only"]
 Direction = Annotated[str, Field(pattern=r"^(image|text|image_text)>(image|text|image_text)$")]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(gt=0)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class File:
-    """One file of a data set, and where it comes from. At most one source is set, none for a shipped file.
-
-    A hub file at a pinned revision may lack its hash until somebody has downloaded it: fetched.json
-    says what was found.
-    """
-
-    sha256: Sha256 | None = None
-    bytes: Count | None = None
-    path: str  # below data/<name>/
-    package: str | None = None  # "module/inner/path": a file of an installed Python package
-    urls: list[str] = field(default_factory=list)  # tried in order
-    hub: str | None = None  # "org/name@revision/inner/path" on the Hugging Face hub
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Dataset:
-    """Files that are fetched together, and how their pairs are read."""
-
-    source: str
-    licence: str
-    files: list[File]
-    pairs: str | None = None  # a key of pairs.READERS, for data sets that train
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -125,19 +92,6 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Benchmark:
-    """A set of retrieval tasks."""
-
-    dataset: str  # a row of datasets.yaml
-    reader: str  # a key of benchmarks.READERS
-    split: str
-    title: str
-    measures: list[Annotated[str, Field(pattern=r"^Success@\d+$")]]
-    headline: str  # the measure in the summary
-    aliases: dict[str, str] = field(default_factory=dict)  # measure -> what the benchmark's authors call it
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Experiment:
     """A group of recipes that are run and scored alike."""
 
@@ -179,33 +133,6 @@ class Project:
     datasets: dict[str, Dataset]
 
 
-def load_yaml(path: Path) -> Any:
-    """Read a YAML file with the safe loader; a missing or broken file is a ValueError that names it."""
-    try:
-        return yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"can't read {path}: {error}") from error
-
-
-def parse(kind: type[T], value: Any, where: str) -> T:
-    """Check `value` against a dataclass; errors name the key, its value and the place to look."""
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        raise ValueError("\n".join(explain(e, kind, where) for e in error.errors())) from error
-
-
-def explain(error: Any, kind: type, where: str) -> str:
-    """Turn one pydantic error into a line: where, key, problem, value."""
-    key = ".".join(str(part) for part in error["loc"]) or "(top)"
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = list(getattr(kind, "__dataclass_fields__", {}))
-        return f"{where}: unknown key '{key}'{suggestion(key.split('.')[-1], known)}"
-    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return f"{where}: key '{key}' is missing"
-    return f"{where}: {key}: {error['msg']} (found {error['input']!r})"
-
-
 def load(config: dict[str, Any], folder: Path = Path("config")) -> Project:
     """Check the choices and the registries, and that every name refers to a row.
 
@@ -238,11 +165,7 @@ def check_names(project: Project) -> None:
         for file in backbone_files(row):
             lookup(project.datasets, file.split("/")[0], "data set", "config/datasets.yaml")
     for name in config.benchmarks:
-        bench = lookup(project.benchmarks, name, "benchmark", "config/benchmarks.yaml")
-        lookup(project.datasets, bench.dataset, "data set", "config/datasets.yaml")
-        lookup(
-            dict.fromkeys(bench.measures), bench.headline, f"headline of {name}: measure", "its own list of measures"
-        )
+        check_benchmark(project, name)
     chosen = [name for experiment in config.experiments for name in experiment.recipes]
     for name in chosen:
         if absent := [parent for parent in ancestry(project.recipes, name) if parent not in chosen]:
@@ -259,6 +182,33 @@ def check_names(project: Project) -> None:
             )
     if twice := {name for name in chosen if chosen.count(name) > 1}:
         raise ValueError(f"config: recipes in more than one experiment: {', '.join(sorted(twice))}")
+
+
+def check_benchmark(project: Project, name: str) -> None:
+    """Look up what a benchmark refers to, and check its options against its reader's."""
+    where = f"config/benchmarks.yaml: {name}"
+    row = lookup(project.benchmarks, name, "benchmark", "config/benchmarks.yaml")
+    for dataset in (row.dataset, *([row.images.dataset] if row.images else [])):
+        lookup(project.datasets, dataset, "data set", "config/datasets.yaml")
+    kind = lookup(OPTIONS, row.reader, "reader", "src/gcl/protocols.py")
+    options: Any = parse(kind, row.options, f"{where}: options")
+    for task in (*getattr(options, "tasks", []), *getattr(options, "mixed", [])):
+        lookup(row.tasks, task, "task", f"{where}: tasks")
+    headlines = [row.headline, *(facts.headline for facts in row.tasks.values())]
+    for headline in filter(None, headlines):
+        lookup(dict.fromkeys(row.measures), headline, f"headline of {name}: measure", "its own list of measures")
+
+
+def wanted(project: Project, dataset: str) -> Dataset:
+    """Return the part of a data set that the chosen benchmarks need."""
+    tasks: set[str] | None = set()
+    for row in (project.benchmarks[name] for name in project.config.benchmarks):
+        own = [str(task) for task in row.options.get("tasks", [])]
+        asked = [own] if row.dataset == dataset else []
+        asked += [row.images.tasks or own] if row.images and row.images.dataset == dataset else []
+        for names in asked:
+            tasks = None if tasks is None or not names else tasks | set(names)
+    return selected(project.datasets[dataset], tasks or None)
 
 
 def backbone_files(row: Backbone) -> list[str]:
@@ -292,23 +242,6 @@ def runs_of(config: Config) -> list[tuple[str, str]]:
         if not experiment.backbones or backbone in experiment.backbones
         for recipe in experiment.recipes
     ]
-
-
-def from_json(kind: type[T]) -> Callable[[str], T]:
-    """Make an argparse type that reads a JSON slice of the config into a dataclass."""
-
-    def read(text: str) -> T:
-        try:
-            return parse(kind, json.loads(text), kind.__name__)
-        except ValueError as error:  # argparse hides the text of a ValueError
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return read
-
-
-def to_json(row: Any) -> str:
-    """Write a dataclass as one line of JSON with sorted keys, the inverse of from_json."""
-    return json.dumps(TypeAdapter(type(row)).dump_python(row, mode="json"), sort_keys=True)
 
 
 def schema() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from gcl import calibrate
 from gcl.backbones import Built, Graph
 from gcl.checkpoints import read_about, read_start
 from gcl.command import parser, run
-from gcl.config import Backbone, from_json, to_json
+from gcl.config import Backbone
 from gcl.files import atomic_path, sha256_file
 from gcl.fusion import Outputs, read_outputs
 from gcl.graphs import export_module, head_graph
@@ -27,6 +27,7 @@ from gcl.infer import infer_items, read_export, run_batches
 from gcl.records import fused_keys, read_pairs
 from gcl.registry import lookup
 from gcl.runtime import open_session
+from gcl.strict import from_json, to_json
 from gcl.texts import context_of
 
 TOLERANCE = 1e-4  # largest 1 - cosine and largest relative error between torch and ONNX

@@ -8,23 +8,30 @@ file appears under its name only when its hash is right. $HF_ENDPOINT, $HF_HOME 
 """
 
 import logging
+import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import requests
 
 from gcl.command import parser, run
-from gcl.config import Dataset, File, from_json
 from gcl.files import atomic_path, sha256_file, write_json
 from gcl.progress import progress
 from gcl.registry import lookup
+from gcl.sources import Dataset, File
+from gcl.strict import from_json
+from gcl.unpack import marker, unpack
+from gcl.webvid import fetch_videos
 
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 16  # what an interruption may lose
 TIMEOUT_S = 60
+FILES_AT_ONCE = 4
 
 
 def from_package(file: File, target: Path) -> None:
@@ -103,7 +110,10 @@ def from_hub(file: File, target: Path) -> None:
     if revision not in (commit := cached_commit(cached, inner)):
         log.warning("%s: '%s' is a branch, now at commit %s; `gcl fetch --lock` pins it", file.hub, revision, commit)
     with atomic_path(target) as temporary:
-        shutil.copyfile(cached, temporary)
+        try:
+            os.link(cached.resolve(), temporary)  # some files are larger than what the disk has left
+        except OSError:
+            shutil.copyfile(cached, temporary)
     if file.sha256 is not None and (found := sha256_file(target)) != file.sha256:
         target.unlink()
         cached.resolve().unlink()  # else the next try would be given the same bytes
@@ -197,10 +207,31 @@ def fetch(name: str, dataset: Dataset | None, output: Path | None, registry: Pat
         return
     if dataset is None or output is None:
         raise ValueError("give --dataset and --output, or --lock")
-    files = {
-        file.path: fetch_file(name, file, output.parent) for file in progress(dataset.files, f"fetch {name}", "file")
-    }
-    write_json(output, {"source": dataset.source, "licence": dataset.licence, "files": files})
+    folder = output.parent
+    check_space(name, dataset, folder)
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        found = pool.map(lambda file: fetch_file(name, file, folder), dataset.files)
+        counted = progress(found, f"fetch {name}", "file", len(dataset.files))
+        files = {file.path: about for file, about in zip(dataset.files, counted, strict=True)}
+    about: dict[str, Any] = {"source": dataset.source, "licence": dataset.licence, "files": files}
+    if dataset.archives:
+        about["unpacked"] = [unpack(archive, folder, files) for archive in dataset.archives]
+    if dataset.videos is not None:
+        about["videos"] = fetch_videos(dataset.videos, folder)
+    write_json(output, about)
+
+
+def check_space(name: str, dataset: Dataset, folder: Path) -> None:
+    """Raise ValueError if what is still to be written, as far as its size is known, exceeds the free space."""
+    folder.mkdir(parents=True, exist_ok=True)
+    absent = sum(file.bytes or 0 for file in dataset.files if not (folder / file.path).exists())
+    packed = sum(archive.bytes or 0 for archive in dataset.archives if not marker(archive, folder).exists())
+    free = shutil.disk_usage(folder).free
+    if absent + packed > free:
+        raise ValueError(
+            f"'{name}' needs {absent / 1e9:.1f} GB for files and {packed / 1e9:.1f} GB unpacked, "
+            f"but {folder} has {free / 1e9:.1f} GB free"
+        )
 
 
 def main() -> None:

@@ -43,7 +43,9 @@ def styled() -> contextlib.AbstractContextManager[None]:
 
 
 def gap(units: dict[str, Floats]) -> float:
-    """Distance between the centroids of image and text candidates: the modality gap, 0..2."""
+    """Distance between the centroids of image and text candidates: the modality gap, 0..2; NaN without either."""
+    if not {"image", "text"} <= units.keys():
+        return float("nan")
     return float(np.linalg.norm(units["image"].mean(0) - units["text"].mean(0)))
 
 

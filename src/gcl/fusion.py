@@ -22,7 +22,7 @@ def read_outputs(folder: Path) -> Outputs:
 
     def read(name: str) -> Floats:
         try:
-            array: Floats = np.load(folder / name)
+            array: Floats = np.load(folder / name, mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"can't read {folder / name}: {error}; delete {folder} and run `infer` again") from error
         return array

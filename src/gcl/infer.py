@@ -16,12 +16,13 @@ import numpy as np
 import onnxruntime
 
 from gcl.command import parser, run
-from gcl.config import Preprocess, parse
+from gcl.config import Preprocess
 from gcl.files import atomic_path
 from gcl.images import load
 from gcl.progress import progress
 from gcl.records import fused_keys, read_parquet
 from gcl.runtime import open_session
+from gcl.strict import parse
 from gcl.texts import clean, pad_of, read_tokenizer
 
 BATCH = 64

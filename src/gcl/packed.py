@@ -1,4 +1,4 @@
-"""Files that hold many images, read in place: zip, tar, Parquet and Arrow.
+"""Files that hold many images, read in place: zip, tar, Parquet, Arrow and videos.
 
 Nothing is unpacked. A process keeps directories of what it has opened, and a few row groups of Parquet.
 """
@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from gcl.videos import read_frame
 
 IMAGE_FIELDS = ("image", "jpg", "png", "webp", "img")  # of packed rows
 
@@ -161,6 +163,7 @@ KINDS: dict[str, Callable[[str, str], bytes]] = {
     ".tar": from_tar,
     ".parquet": from_parquet,
     ".arrow": from_arrow,
+    ".mp4": read_frame,
 }
 
 

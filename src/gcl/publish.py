@@ -12,9 +12,10 @@ from pathlib import Path
 
 from gcl.checkpoints import read_about, read_curve, read_start, write_model
 from gcl.command import parser, run
-from gcl.config import Backbone, load, load_yaml
+from gcl.config import Backbone, load
 from gcl.files import atomic_path
 from gcl.registry import lookup
+from gcl.strict import load_yaml
 from gcl.tables import markdown
 
 

@@ -12,109 +12,148 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from gcl import calibrate
+from gcl.calibrate import MODALITIES
 from gcl.command import parser, run
 from gcl.files import atomic_path
 from gcl.fusion import Floats, Outputs, read_outputs
 from gcl.infer import read_export
-from gcl.records import NO_TEXT, Combinations, PreparedBenchmark, Table, Task, read_benchmark
+from gcl.items import Combinations, PreparedBenchmark, Task, read_benchmark
+from gcl.progress import progress
+from gcl.ranking import best_of_blocks, expanded, members_of, rank_list
+from gcl.records import fused_keys
+from gcl.vectors import Distinct, Ints, Source, distinct_items, unit_vectors
 
-Ints = NDArray[np.int64]
-
-
-def top_k(scores: Floats, k: int) -> tuple[Floats, Ints]:
-    """Return the k best of each row of (Q, C) scores, ties to the lower column, exactly.
-
-    Args:
-        scores: (Q, C), no NaN.
-        k: 1 <= k; at most C are returned.
-
-    Returns:
-        Scores (Q, min(k, C)), highest first, and columns (Q, min(k, C)).
-
-    Raises:
-        ValueError: k < 1, or a NaN.
-    """
-    if k < 1:
-        raise ValueError(f"k is {k}, expected 1 or more")
-    if np.isnan(scores).any():
-        raise ValueError("scores hold NaN")
-    k = min(k, scores.shape[1])
-    kth = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k]  # (Q,)
-    best, columns = np.empty((len(scores), k), scores.dtype), np.empty((len(scores), k), np.int64)
-    for i, row in enumerate(scores):
-        found = np.flatnonzero(row >= kth[i])  # ascending, so a stable sort leaves ties in column order
-        found = found[np.argsort(-row[found], kind="stable")][:k]
-        best[i], columns[i] = row[found], found
-    return best, columns
+BLOCK = 16384  # candidates that are fused and scored at a time
 
 
-class Vectors(NamedTuple):
-    """Unit vectors of the distinct items of one table, and where each item's lies."""
+class Ranked(NamedTuple):
+    """One pool ranked for every query of a task."""
 
-    distinct: Floats  # (U, D)
-    rows: Ints  # (n,) into distinct
-    modalities: list[str]  # (U,)
-
-
-def item_vectors(
-    table: Table, outputs: Outputs, combinations: Combinations, mode: str, fusion: str, stats: Any
-) -> Vectors:
-    """Fuse the items of a table; equal items share one vector, so they tie exactly.
-
-    An item of several images has the mean of their outputs.
-    """
-    keys = list(zip(table.image_rows, table.text_rows, strict=True))
-    order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    modalities = [("image_text" if images else "text") if t != NO_TEXT else "image" for images, t in order]
-    vectors = np.empty((len(order), outputs.text.shape[1]), np.float32)
-    for modality in set(modalities):
-        rows = [i for i, m in enumerate(modalities) if m == modality]
-        chosen = [list(order)[i] for i in rows]
-        images = texts = fused = None
-        if modality == "image_text" and outputs.fused is not None:
-            fused = np.stack([outputs.fused[[combinations[i, t] for i in images]].mean(0) for images, t in chosen])
-        else:
-            images = None if modality == "text" else np.stack([outputs.image[list(i)].mean(0) for i, _ in chosen])
-            texts = None if modality == "image" else outputs.text[[t for _, t in chosen]]
-        vectors[rows] = calibrate.vectors(images, texts, mode, fusion, stats, fused)
-    return Vectors(vectors, np.array([order[key] for key in keys]), modalities)
+    scores: list[Floats]  # per query, highest first
+    rows: list[Ints]  # per query, rows of the pool
 
 
-def score_pool(query: Vectors, query_modality: str, pool: list[Vectors], mode: str, stats: Any) -> Floats:
-    """Return (Q, C) scores of all queries against the tables of a pool, one after the other."""
-    blocks = []
-    for table in pool:
-        factors, offsets = calibrate.affine(mode, query_modality, table.modalities, stats)
-        scores = query.distinct @ table.distinct.T * factors + offsets  # (distinct Q, distinct C)
-        blocks.append(scores[query.rows][:, table.rows])
-    return np.concatenate(blocks, axis=1)
+class Ranker:
+    """Ranks the pools of a benchmark by one model with one calibration; finds the distinct items of tables once."""
+
+    def __init__(self, bench: PreparedBenchmark, source: Source, mode: str, stats: Any) -> None:
+        self.bench, self.source, self.mode, self.stats = bench, source, mode, stats
+        self.known: dict[tuple[str, ...], Distinct] = {}
+
+    def distinct(self, names: list[str]) -> Distinct:
+        """Return the distinct items of tables."""
+        key = tuple(names)
+        if key not in self.known:
+            self.known[key] = distinct_items([self.bench.tables[name] for name in names], self.source.combinations)
+        return self.known[key]
+
+    def vectors(self, items: Distinct, start: int, stop: int) -> Floats:
+        """Return unit vectors of some distinct items."""
+        return unit_vectors(items, start, stop, self.source, self.mode, self.stats)
+
+    def maps(self, queries: Distinct, candidates: Any) -> tuple[Floats, Floats]:
+        """Return factors and offsets (Q or 1, B) of the scores of all queries for candidates' modalities (B,)."""
+        names = [MODALITIES[m] for m in candidates]
+        found = np.unique(queries.modalities)
+        rows = {m: calibrate.affine(self.mode, MODALITIES[m], names, self.stats) for m in found.tolist()}
+        if len(found) == 1:
+            factors, offsets = rows[int(found[0])]
+            return factors[None], offsets[None]
+        each = [rows[m] for m in queries.modalities.tolist()]
+        return np.stack([f for f, _ in each]), np.stack([o for _, o in each])
+
+    def rank(self, task: Task, pool: str, k: int) -> Ranked:
+        """Rank a pool: the whole of it, or each query's own list."""
+        queries = self.distinct([task.queries])
+        asked = self.vectors(queries, 0, len(queries.images))
+        if pool in task.listed:
+            return self.rank_lists(task, pool, queries, asked, k)
+        items = self.distinct(task.pools[pool])
+        size = len(items.images)
+        out = self.bench.excluded[task.name]
+        k_all = k + max(map(len, out.values()), default=0)
+
+        def blocks() -> Iterator[tuple[int, Floats, Floats, Floats]]:
+            for start in range(0, size, BLOCK):
+                stop = min(start + BLOCK, size)
+                yield start, self.vectors(items, start, stop), *self.maps(queries, items.modalities[start:stop])
+
+        best, groups = best_of_blocks(asked, blocks(), k_all)
+        members = members_of(items.rows, size)
+        scores, rows = expanded(best[queries.rows], groups[queries.rows], members, k_all)
+        return without(Ranked(scores, rows), self.excluded_rows(task, pool), k)
+
+    def excluded_rows(self, task: Task, pool: str) -> list[set[int]]:
+        """Return per query the rows of a pool that are not ranked for it."""
+        out = self.bench.excluded[task.name]
+        if not out:
+            return []
+        ids = [item_id for name in task.pools[pool] for item_id in self.bench.tables[name].ids]
+        row_of = {item_id: row for row, item_id in enumerate(ids)}
+        queries = self.bench.tables[task.queries].ids
+        return [{row_of[c] for c in out.get(query, ()) if c in row_of} for query in queries]
+
+    def rank_lists(self, task: Task, pool: str, queries: Distinct, asked: Floats, k: int) -> Ranked:
+        """Rank each query's own list."""
+        items = self.distinct(task.pools[pool])
+        ids = self.bench.tables[task.queries].ids
+        lists = self.bench.lists[task.name, pool]
+        own = [np.unique(items.rows[lists[query]], return_inverse=True) for query in ids]
+        used, compact = np.unique(np.concatenate([u for u, _ in own]), return_inverse=True)
+        part = items._replace(
+            images=items.images[used], texts=items.texts[used], fused=items.fused[used],
+            several={new: items.several[old] for new, old in enumerate(used.tolist()) if old in items.several},
+            modalities=items.modalities[used],
+        )  # fmt: skip
+        vectors = self.vectors(part, 0, len(used))
+        ranked = Ranked([], [])
+        at = 0
+        for number, (query, (distinct, places)) in enumerate(zip(ids, own, strict=True)):
+            chosen = compact[at : at + len(distinct)]
+            at += len(distinct)
+            asking = queries.rows[number]
+            names = [MODALITIES[m] for m in part.modalities[chosen]]
+            maps = calibrate.affine(self.mode, MODALITIES[queries.modalities[asking]], names, self.stats)
+            scores, found = rank_list(asked[asking], vectors[chosen], places, *maps, k)
+            ranked.scores.append(scores)
+            ranked.rows.append(lists[query][found].astype(np.int64))
+        return ranked
 
 
-def rank_task(
-    task: Task, bench: PreparedBenchmark, vectors: dict[str, Vectors], mode: str, stats: Any, k: int
-) -> Iterator[pa.Table]:
-    """Yield the ranking of each pool of a task."""
-    queries = bench.tables[task.queries].ids
-    for pool, names in task.pools.items():
-        scores = score_pool(vectors[task.queries], task.query_modality, [vectors[n] for n in names], mode, stats)
-        best, columns = top_k(scores, k)
-        candidates = pa.array([i for name in names for i in bench.tables[name].ids])
-        yield pa.table(
-            {
-                "task": constant(task.name, columns.size),
-                "pool": constant(pool, columns.size),
-                "calibration": constant(mode, columns.size),
-                "query_id": pa.DictionaryArray.from_arrays(
-                    np.repeat(np.arange(len(queries), dtype=np.int32), columns.shape[1]), queries
-                ),
-                "candidate_id": pa.DictionaryArray.from_arrays(columns.ravel().astype(np.int32), candidates),
-                "rank": np.tile(np.arange(1, columns.shape[1] + 1, dtype=np.int16), len(queries)),
-                "score": best.ravel(),
-            }
-        )
+def without(ranked: Ranked, excluded: list[set[int]], k: int) -> Ranked:
+    """Drop each query's excluded rows, and what is beyond k."""
+    if not excluded:
+        return ranked
+    kept = [
+        np.array([i for i, row in enumerate(rows.tolist()) if row not in out][:k], np.int64)
+        for rows, out in zip(ranked.rows, excluded, strict=True)
+    ]
+    return Ranked(
+        [s[i] for s, i in zip(ranked.scores, kept, strict=True)], [r[i] for r, i in zip(ranked.rows, kept, strict=True)]
+    )
+
+
+def run_table(task: Task, pool: str, mode: str, seed: int, ranked: Ranked, bench: PreparedBenchmark) -> pa.Table:
+    """Return a ranking as rows of the run."""
+    lengths = [len(rows) for rows in ranked.rows]
+    rows = np.concatenate(ranked.rows)
+    ids = np.array([i for name in task.pools[pool] for i in bench.tables[name].ids], dtype=object)
+    used, codes = np.unique(rows, return_inverse=True)
+    queries = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    return pa.table(
+        {
+            "seed": pa.array(np.full(len(rows), seed, np.int16)),
+            "task": constant(task.name, len(rows)),
+            "pool": constant(pool, len(rows)),
+            "calibration": constant(mode, len(rows)),
+            "query_id": pa.DictionaryArray.from_arrays(queries, bench.tables[task.queries].ids),
+            "candidate_id": pa.DictionaryArray.from_arrays(codes.astype(np.int32), pa.array(ids[used], pa.string())),
+            "rank": np.concatenate([np.arange(1, n + 1, dtype=np.int16) for n in lengths]),
+            "score": np.concatenate(ranked.scores),
+        }
+    )
 
 
 def constant(value: str, n: int) -> pa.DictionaryArray:
@@ -122,11 +161,11 @@ def constant(value: str, n: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(np.zeros(n, np.int32), [value])
 
 
-def check_rows(bench: PreparedBenchmark, outputs: Outputs, folder: Path) -> None:
-    """Raise ValueError if the embeddings are not of this benchmark, or not finite."""
+def check_rows(bench: PreparedBenchmark, outputs: Outputs, combinations: int, folder: Path) -> None:
+    """Raise ValueError if the embeddings are not of this benchmark, or not of one model."""
     images = 1 + max((row for t in bench.tables.values() for rows in t.image_rows for row in rows), default=-1)
     texts = 1 + max(row for t in bench.tables.values() for row in t.text_rows)
-    wanted_rows = (images, texts, len(bench.combinations))
+    wanted_rows = (images, texts, combinations)
     for name, array, wanted in zip(("image", "text", "image_text"), outputs, wanted_rows, strict=True):
         if array is None:
             continue
@@ -134,7 +173,7 @@ def check_rows(bench: PreparedBenchmark, outputs: Outputs, folder: Path) -> None
             raise ValueError(
                 f"{folder}/{name}.npy has {len(array)} rows, the benchmark {wanted}; delete it and run `infer` again"
             )
-        if not np.isfinite(array).all():
+        if not all(np.isfinite(array[i : i + BLOCK]).all() for i in range(0, len(array), BLOCK)):
             raise ValueError(f"{folder}/{name}.npy holds NaN or infinity; delete it and run `infer` again")
         if array.shape[1] != outputs.image.shape[1]:
             raise ValueError(
@@ -142,30 +181,45 @@ def check_rows(bench: PreparedBenchmark, outputs: Outputs, folder: Path) -> None
             )
 
 
-def rank_seed(bench: PreparedBenchmark, embeddings: Path, onnx: Path, modes: list[str], k: int) -> Iterator[pa.Table]:
-    """Yield the rankings of one seed for all calibrations, tasks and pools."""
+def read_source(prepared: Path, embeddings: Path, fusion: str) -> Source:
+    """Read what a model made of a prepared benchmark."""
     outputs = read_outputs(embeddings)
-    check_rows(bench, outputs, embeddings)
+    keys = fused_keys(prepared) if outputs.fused is not None else []
+    combinations: Combinations = {key: place for place, key in enumerate(keys)}
+    return Source(outputs, combinations, fusion)
+
+
+def rank_seed(
+    bench: PreparedBenchmark, prepared: Path, embeddings: Path, onnx: Path, modes: list[str], k: int
+) -> Iterator[pa.Table]:
+    """Yield the rankings of one seed for all calibrations, tasks and pools."""
     about = read_export(onnx)
+    source = read_source(prepared, embeddings, about["fusion"])
+    check_rows(bench, source.outputs, len(source.combinations), embeddings)
     stats = calibrate.from_dict(about["calibration"]) if "calibration" in about else None
-    seed = about.get("seed", 0)
     for mode in modes:
-        vectors = {
-            n: item_vectors(t, outputs, bench.combinations, mode, about["fusion"], stats)
-            for n, t in bench.tables.items()
-        }
-        for task in bench.tasks:
-            for table in rank_task(task, bench, vectors, mode, stats, k):
-                yield table.add_column(0, "seed", pa.array(np.full(len(table), seed, np.int16)))
+        ranker = Ranker(bench, source, mode, stats)
+        for task in progress(bench.tasks, f"rank ({mode})", "task"):
+            for pool in task.pools:
+                yield run_table(task, pool, mode, about.get("seed", 0), ranker.rank(task, pool, k), bench)
 
 
 def write_trec(run_table: pa.Table, folder: Path, name: str) -> None:
-    """Write TREC run files: query Q0 candidate rank score tag."""
+    """Write a TREC run file: query Q0 candidate rank score tag.
+
+    Tools that read such files sort by the score, as float32, and break ties in ways of their own. So that they
+    find our order, a score that ties with the one before is lowered to the next float32.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     first = {c: str(run_table[c][0].as_py()) for c in ("seed", "task", "pool", "calibration")}
-    rows = zip(*(run_table[c].to_pylist() for c in ("query_id", "candidate_id", "rank", "score")), strict=True)
     path = folder / f"{name}.{first['task']}.{first['pool']}.{first['calibration']}.seed{first['seed']}.trec"
-    path.write_text("".join(f"{q} Q0 {c} {r} {s:.8g} {name}\n" for q, c, r, s in rows))
+    below = np.float32(np.inf)
+    with path.open("w") as file:
+        for query, candidate, rank, score in zip(
+            *(run_table[c].to_pylist() for c in ("query_id", "candidate_id", "rank", "score")), strict=True
+        ):
+            below = np.float32(score) if rank == 1 else min(np.float32(score), np.nextafter(below, np.float32(-np.inf)))
+            file.write(f"{query} Q0 {candidate} {rank} {below:.9g} {name}\n")
 
 
 def retrieve(
@@ -176,7 +230,7 @@ def retrieve(
     Raises:
         ValueError: embeddings of another benchmark, NaN in them, or no seed at all.
     """
-    bench = read_benchmark(prepared)
+    bench = read_benchmark(prepared, lists=True)
     if (embeddings / "image.npy").exists():
         models = [(embeddings, onnx)]
     else:
@@ -186,9 +240,9 @@ def retrieve(
     with atomic_path(output) as temporary:
         writer = None
         for model in models:
-            for table in rank_seed(bench, *model, calibrations, depth):
+            for table in rank_seed(bench, prepared, *model, calibrations, depth):
                 writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
-                writer.write_table(table)
+                writer.write_table(table, row_group_size=max(1, len(table)))  # one group per ranking, as `score` reads
                 if trec is not None:
                     write_trec(table, trec, output.stem)
         if writer is not None:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from gcl.bootstrap import interval, resample_counts
 from gcl.command import parser, run
 from gcl.files import atomic_path
-from gcl.records import PreparedBenchmark, Task, read_benchmark, read_parquet
+from gcl.items import PreparedBenchmark, read_benchmark
+from gcl.records import read_parquet
 
 COLUMNS = (
     "backbone",
@@ -44,14 +45,14 @@ class Ranking(NamedTuple):
     pool: str
     calibration: str
     candidates: list[list[str]]  # per query, best first
-    scores: np.ndarray  # (Q, k)
+    scores: list[np.ndarray]  # per query
 
 
 def rankings(path: Path, queries: dict[str, list[str]]) -> Iterator[Ranking]:
     """Read a run, one ranking at a time.
 
     Raises:
-        ValueError: a block whose queries are not those of its task in order, or of unequal depth.
+        ValueError: a block whose queries are not those of its task in order.
     """
     file = pq.ParquetFile(path)
     for group in range(file.num_row_groups):
@@ -59,12 +60,11 @@ def rankings(path: Path, queries: dict[str, list[str]]) -> Iterator[Ranking]:
         if not table.num_rows:
             continue
         first = {c: table[c][0].as_py() for c in ("seed", "task", "pool", "calibration")}
-        wanted = queries[first["task"]]
-        depth, rest = divmod(table.num_rows, len(wanted))
-        if rest or strings(table["query_id"])[:: max(depth, 1)].tolist() != wanted:
+        starts = np.flatnonzero(table["rank"].to_numpy() == 1)
+        if strings(table["query_id"])[starts].tolist() != queries[first["task"]]:
             raise ValueError(f"{path} ranks other queries than the benchmark has ({first}); run `retrieve` again")
-        rows = strings(table["candidate_id"]).reshape(-1, depth).tolist()
-        yield Ranking(**first, candidates=rows, scores=table["score"].to_numpy().reshape(-1, depth))
+        found, scores = (np.split(c, starts[1:]) for c in (strings(table["candidate_id"]), table["score"].to_numpy()))
+        yield Ranking(**first, candidates=[row.tolist() for row in found], scores=scores)
 
 
 def strings(column: pa.ChunkedArray) -> np.ndarray:
@@ -74,51 +74,86 @@ def strings(column: pa.ChunkedArray) -> np.ndarray:
     return values
 
 
-def per_query(ranking: Ranking, evaluator: Any, queries: list[str], names: list[str], deepest: int) -> np.ndarray:
-    """Return (Q, measures) values by ir_measures, which sorts by the score it is given: minus the rank."""
+def library_name(measure: str) -> str:
+    """Return the measure of ir_measures that one of ours is computed from."""
+    return measure.replace("APmin@", "AP@")
+
+
+def per_query(ranking: Ranking, evaluator: Any, queries: list[str], measures: list[str], relevant: Any) -> np.ndarray:
+    """Return (Q, measures) values by ir_measures, which sorts by the score it is given: minus the rank.
+
+    APmin@k is CIRCO's mAP@k: a perfect ranking of R relevant candidates has min(R, k) of them in the top k, so
+    that AP@k, which divides by R, is scaled by R / min(R, k).
+    """
+    deepest = max(map(cutoff_of, measures))
     given = {
         query: {c: -float(rank) for rank, c in enumerate(row[:deepest])}
         for query, row in zip(queries, ranking.candidates, strict=True)
     }
     row_of = {query: i for i, query in enumerate(queries)}
-    values = np.zeros((len(queries), len(names)), np.float32)  # a query without qrels counts as a miss
+    columns: dict[str, list[int]] = {}
+    for i, measure in enumerate(measures):
+        columns.setdefault(str(ir_measures.parse_measure(library_name(measure))), []).append(i)
+    values = np.zeros((len(queries), len(measures)), np.float32)  # a query without qrels counts as a miss
     for found in evaluator.iter_calc(given):
-        values[row_of[found.query_id], names.index(str(found.measure))] = found.value
+        for column in columns[str(found.measure)]:
+            values[row_of[found.query_id], column] = found.value
+    for column in (i for i, measure in enumerate(measures) if measure.startswith("APmin@")):
+        for query, positives in relevant.items():
+            if query in row_of:
+                values[row_of[query], column] *= len(positives) / min(len(positives), cutoff_of(measures[column]))
     return values
+
+
+def cutoff_of(measure: str) -> int:
+    """Return k of Name@k."""
+    return int(measure.split("@")[1])
 
 
 def decided_by_tie(ranking: Ranking, relevant: dict[str, dict[str, int]], queries: list[str], cutoff: int) -> int:
     """Count queries whose success at `cutoff` depends on the order of equal scores there."""
-    if ranking.scores.shape[1] <= cutoff:
-        return 0
-    edge = ranking.scores[:, cutoff - 1]
     count = 0
-    for i in np.flatnonzero(edge == ranking.scores[:, cutoff]):
-        good = relevant.get(queries[i], {})
-        row = ranking.scores[i]
-        above = [c for c, s in zip(ranking.candidates[i], row, strict=True) if s > edge[i]]
-        tied = [c in good for c, s in zip(ranking.candidates[i], row, strict=True) if s == edge[i]]
+    for query, candidates, scores in zip(queries, ranking.candidates, ranking.scores, strict=True):
+        if len(scores) <= cutoff or scores[cutoff - 1] != scores[cutoff]:
+            continue
+        good, edge = relevant.get(query, {}), scores[cutoff]
+        above = [c for c, s in zip(candidates, scores, strict=True) if s > edge]
+        tied = [c in good for c, s in zip(candidates, scores, strict=True) if s == edge]
         count += any(tied) and not all(tied) and not any(c in good for c in above)
     return count
 
 
-def score_rankings(
-    path: Path, bench: PreparedBenchmark, measures: list[str], resamples: int
-) -> Iterator[tuple[Ranking, np.ndarray, np.ndarray, np.ndarray, list[int]]]:
-    """Yield each ranking with values (Q, m), their interval, and ties per measure."""
-    parsed = [ir_measures.parse_measure(m) for m in measures]
-    cutoffs = [int(m.split("@")[1]) for m in measures]
+class Scored(NamedTuple):
+    """One ranking with its values: queries that could not be used come last, with zeros."""
+
+    ranking: Ranking
+    queries: list[str]
+    values: np.ndarray  # (Q, measures)
+    low: np.ndarray  # (measures,)
+    high: np.ndarray
+    ties: list[int | None]  # per measure; None where it isn't Success
+
+
+def score_rankings(path: Path, bench: PreparedBenchmark, measures: list[str], resamples: int) -> Iterator[Scored]:
+    """Yield each ranking with its values, their interval, and ties."""
+    parsed = {ir_measures.parse_measure(library_name(m)) for m in measures}
     queries = {task.name: bench.tables[task.queries].ids for task in bench.tasks}
-    evaluators = {task.name: ir_measures.evaluator(parsed, bench.qrels[task.name]) for task in bench.tasks}
+    evaluators: dict[str, Any] = {}
     counts: dict[int, np.ndarray] = {}
     for ranking in rankings(path, queries):
-        ids = queries[ranking.task]
-        values = per_query(ranking, evaluators[ranking.task], ids, [str(m) for m in parsed], max(cutoffs))
-        if len(ids) not in counts:
-            counts[len(ids)] = resample_counts(len(ids), resamples)
-        low, high = interval(values, counts[len(ids)])
-        ties = [decided_by_tie(ranking, bench.qrels[ranking.task], ids, c) for c in cutoffs]
-        yield ranking, values, low, high, ties
+        ids, relevant = queries[ranking.task], bench.qrels[ranking.task]
+        if ranking.task not in evaluators:
+            evaluators[ranking.task] = ir_measures.evaluator(sorted(parsed, key=str), relevant)
+        missing = bench.missing[ranking.task]
+        found = per_query(ranking, evaluators[ranking.task], ids, measures, relevant)
+        values = np.concatenate([found, np.zeros((len(missing), len(measures)), np.float32)])
+        if len(values) not in counts:
+            counts[len(values)] = resample_counts(len(values), resamples)
+        low, high = interval(values, counts[len(values)])
+        ties = [
+            decided_by_tie(ranking, relevant, ids, cutoff_of(m)) if m.startswith("Success@") else None for m in measures
+        ]
+        yield Scored(ranking, [*ids, *missing], values, low, high, ties)
 
 
 def score(
@@ -138,17 +173,17 @@ def score(
     """
     read_parquet(run_file, ["seed"])
     bench = read_benchmark(prepared)
-    subjects: dict[str, Task] = {task.name: task for task in bench.tasks}
     lines, ties, blocks = [], [], []
-    for ranking, values, low, high, tied in score_rankings(run_file, bench, measures, resamples):
+    for ranking, queries, values, low, high, tied in score_rankings(run_file, bench, measures, resamples):
         where = (backbone, recipe, ranking.seed, benchmark, ranking.task, ranking.pool, ranking.calibration)
         for i, measure in enumerate(measures):
             numbers = (f"{x:.6f}" for x in (values[:, i].mean(dtype=np.float64), low[i], high[i]))
             lines.append((*where, measure, *numbers, len(values)))
-            ties.append((*where, measure, tied[i], len(values)))
+            if tied[i] is not None:
+                ties.append((*where, measure, tied[i], len(values)))
         names = {"seed": ranking.seed, "task": ranking.task, "pool": ranking.pool, "calibration": ranking.calibration}
         columns: dict[str, Any] = {k: pa.array([v] * len(values)).dictionary_encode() for k, v in names.items()}
-        columns["query_id"] = bench.tables[subjects[ranking.task].queries].ids
+        columns["query_id"] = queries
         blocks.append(pa.table(columns | {m: values[:, i] for i, m in enumerate(measures)}))
     with atomic_path(output) as folder:
         folder.mkdir()

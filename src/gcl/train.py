@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 
 from gcl.checkpoints import describe, read_checkpoint, write_checkpoint, write_model
 from gcl.command import parser, run
-from gcl.config import Backbone, Dataset, Recipe, from_json
+from gcl.config import Backbone, Recipe
 from gcl.files import atomic_path
+from gcl.sources import Dataset
+from gcl.strict import from_json
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from gcl.backbones import FAMILIES, Built
 from gcl.checkpoints import read_start
-from gcl.config import Backbone, Loss, Recipe, to_json
+from gcl.config import Backbone, Loss, Recipe
 from gcl.files import atomic_path
 from gcl.gradients import Task, accumulate
 from gcl.loader import Loader
@@ -24,6 +24,7 @@ from gcl.optimize import Curve, Steps
 from gcl.progress import progress
 from gcl.ranks import Rank, join, part_of
 from gcl.registry import lookup
+from gcl.strict import to_json
 from gcl.triplets import triplet
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ from gcl.command import parser, run
 from gcl.files import atomic_path, sha256_file
 from gcl.fusion import read_outputs
 from gcl.infer import read_export
-from gcl.records import read_benchmark
+from gcl.items import read_benchmark
 from gcl.registry import lookup
 from gcl.retrieve import retrieve
 from gcl.score import score
-from gcl.tables import average, markdown, read_result
+from gcl.tables import averages, markdown, parts, pools_of, read_result, summarise
 
 COLUMNS = ("variant", "megabytes", "largest_1_minus_cosine", "pool", "measure", "value", "difference_to_fp32")
 
@@ -134,9 +134,11 @@ def measured(model: Path, prepared: Path, embeddings: Path, measure: str, folder
     bench = read_benchmark(prepared)
     retrieve(prepared, embeddings, model, ["none"], 100, None, folder / "run.parquet")
     score(folder / "run.parquet", prepared, "x", "x", "x", [measure], 10, folder / "scores")
-    result = read_result(folder / "scores", "x", "x", measure)
-    tasks = [task.name for task in bench.tasks]
-    return {pool: 100 * float(average(result, tasks, pool, "none").mean()) for pool in bench.tasks[0].pools}
+    result = read_result(folder / "scores", "x", "x", {task.name: measure for task in bench.tasks})
+    return {
+        pool: summarise(parts(result, averages(bench.tasks, pool)["mean"], pool, "none"), 10).mean
+        for pool in pools_of(bench.tasks)
+    }
 
 
 def variants(onnx: Path, prepared: Path, kinds: list[str], measure: str, device: str, output: Path) -> None:

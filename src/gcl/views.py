@@ -6,10 +6,13 @@ import numpy as np
 
 from gcl.calibrate import MODALITIES
 from gcl.figures import View
-from gcl.fusion import Floats, read_outputs
-from gcl.records import PreparedBenchmark
-from gcl.retrieve import Vectors, item_vectors
+from gcl.fusion import Floats
+from gcl.items import PreparedBenchmark, Table
+from gcl.retrieve import read_source
 from gcl.score import Ranking, rankings
+from gcl.vectors import Vectors, all_vectors
+
+CANDIDATES = 20_000  # of a table, whose modality gap is measured
 
 
 def first_rankings(run: Path, bench: PreparedBenchmark) -> dict[str, Ranking]:
@@ -67,28 +70,37 @@ def pool_modalities(bench: PreparedBenchmark) -> dict[str, str]:
     return {name: task.candidate_modality for task in bench.tasks for name in task.pools["local"]}
 
 
-def item_units(embeddings: Path, fusion: str, bench: PreparedBenchmark) -> dict[str, Vectors]:
+def item_units(prepared: Path, embeddings: Path, fusion: str, bench: PreparedBenchmark) -> dict[str, Vectors]:
     """Return the unit vectors of every table by the first seed."""
-    outputs = read_outputs(sorted(embeddings.glob("seed*"))[0])
-    return {n: item_vectors(t, outputs, bench.combinations, "none", fusion, None) for n, t in bench.tables.items()}
+    source = read_source(prepared, sorted(embeddings.glob("seed*"))[0], fusion)
+    return {name: all_vectors(table, source) for name, table in bench.tables.items()}
 
 
 def by_modality(vectors: dict[str, Vectors], bench: PreparedBenchmark) -> dict[str, Floats]:
     """Return the distinct candidates of each modality, (n, D)."""
+    pools = {name: None for task in bench.tasks for names in task.pools.values() for name in names}
     units: dict[str, list[Floats]] = {m: [] for m in MODALITIES}
-    for name, modality in pool_modalities(bench).items():
-        units[modality].append(vectors[name].distinct)
-    return {m: np.concatenate(parts) for m, parts in units.items() if parts}
+    for name in pools:
+        for number, modality in enumerate(MODALITIES):
+            units[modality].append(vectors[name].distinct[vectors[name].modalities == number])
+    joined = {modality: np.concatenate(found) for modality, found in units.items()}
+    return {modality: found for modality, found in joined.items() if len(found)}
 
 
-def units_of(embeddings: Path, fusion: str, bench: PreparedBenchmark) -> dict[str, Floats]:
-    """Return the unit vectors of the candidates by modality."""
-    return by_modality(item_units(embeddings, fusion, bench), bench)
+def units_of(prepared: Path, embeddings: Path, fusion: str, bench: PreparedBenchmark) -> dict[str, Floats]:
+    """Return the unit vectors of the candidates by modality, of at most CANDIDATES of each table."""
+    few = {
+        name: Table(t.ids[:CANDIDATES], t.image_rows[:CANDIDATES], t.text_rows[:CANDIDATES], t.weights[:CANDIDATES])
+        for name, t in bench.tables.items()
+    }
+    return by_modality(item_units(prepared, embeddings, fusion, bench._replace(tables=few)), bench)
 
 
-def view_recipe(recipe: str, run: Path, embeddings: Path, fusion: str, bench: PreparedBenchmark) -> View:
+def view_recipe(
+    recipe: str, run: Path, prepared: Path, embeddings: Path, fusion: str, bench: PreparedBenchmark
+) -> View:
     """Collect everything the figures show of one recipe."""
-    vectors = item_units(embeddings, fusion, bench)
+    vectors = item_units(prepared, embeddings, fusion, bench)
     positives, others = {}, {}
     for task in bench.tasks:
         (pool,) = task.pools["local"]

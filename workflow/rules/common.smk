@@ -3,7 +3,8 @@
 import os
 from modulefinder import ModuleFinder
 
-from gcl.config import ancestry, backbone_files, experiment_of, load, runs_of, to_json
+from gcl.config import ancestry, backbone_files, experiment_of, load, runs_of, wanted
+from gcl.strict import to_json
 
 PROJECT = load(config)
 CONFIG = PROJECT.config
@@ -33,6 +34,18 @@ def is_heads(recipe):
 
 def seeds(recipe):
     return experiment_of(CONFIG, recipe).seeds
+
+
+def benchmark_datasets(benchmark):
+    """The data sets of a benchmark: that of its annotations, and that of its images if it is another."""
+    row = PROJECT.benchmarks[benchmark]
+    return sorted({row.dataset, *([row.images.dataset] if row.images else [])})
+
+
+def images_folder(benchmark):
+    """Where a benchmark's images lie."""
+    row = PROJECT.benchmarks[benchmark]
+    return f"data/{row.images.dataset}/{row.images.folder}" if row.images else f"data/{row.dataset}"
 
 
 def towers_files(wildcards):

@@ -12,7 +12,7 @@ rule fetch:
         err=f"{R}/logs/fetch/{{dataset}}.log",
         manifest=f"{R}/manifests/fetch/{{dataset}}.json",
     params:
-        row=lambda w: to_json(PROJECT.datasets[w.dataset]),
+        row=lambda w: to_json(wanted(PROJECT, w.dataset)),
     shell:
         "python -m gcl.fetch --name {wildcards.dataset} --dataset {params.row:q}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
@@ -41,17 +41,19 @@ rule prepare_pairs:
 rule prepare_benchmark:
     """Turn {wildcards.benchmark} into canonical queries, pools and qrels"""
     input:
-        fetched=lambda w: f"data/{PROJECT.benchmarks[w.benchmark].dataset}/fetched.json",
+        fetched=lambda w: [f"data/{name}/fetched.json" for name in benchmark_datasets(w.benchmark)],
         code=code("prepare"),
     output:
         directory(f"{R}/prepared/{{benchmark}}"),
     log:
         err=f"{R}/logs/prepare/{{benchmark}}.log",
         manifest=f"{R}/manifests/prepare/{{benchmark}}.json",
+    threads: workflow.cores
     params:
         data=lambda w: f"data/{PROJECT.benchmarks[w.benchmark].dataset}",
+        images=lambda w: images_folder(w.benchmark),
         row=lambda w: to_json(PROJECT.benchmarks[w.benchmark]),
         cut=["--max-queries", CONFIG.max_queries] if CONFIG.max_queries else [],
     shell:
-        "python -m gcl.prepare --data {params.data:q} --benchmark {params.row:q}"
-        " {params.cut} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+        "python -m gcl.prepare --data {params.data:q} --images {params.images:q} --benchmark {params.row:q}"
+        " --workers {threads} {params.cut} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"

@@ -9,6 +9,7 @@ rule report:
         embeddings=everything(f"{R}/embeddings/{{backbone}}/{{recipe}}/{{benchmark}}"),
         runs=everything(f"{R}/runs/{{backbone}}/{{recipe}}/{{benchmark}}.parquet"),
         checkpoints=everything(f"{R}/checkpoints/{{backbone}}/{{recipe}}"),
+        published="config/published.yaml",
         code=code("report"),
     output:
         f"{R}/scores.csv",

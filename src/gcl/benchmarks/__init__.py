@@ -1,11 +1,27 @@
-"""Readers of benchmarks: from a data set's files to items, tasks and qrels."""
+"""Readers of benchmarks: from a data set's files to items, tasks and qrels.
+
+A reader takes the folder of the annotations, the folder of the images, and the benchmark's row.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
+from gcl.benchmarks.circo import read_circo
+from gcl.benchmarks.cirr import read_cirr
 from gcl.benchmarks.clipart9 import read_clipart9
-from gcl.records import Item, Qrel, Task
+from gcl.benchmarks.covr import read_covr
+from gcl.benchmarks.fashioniq import read_fashioniq
+from gcl.benchmarks.mbeir import read_mbeir
+from gcl.benchmarks.mmeb import read_mmeb
+from gcl.items import Contents
+from gcl.protocols import Benchmark
 
-Benchmark = tuple[dict[str, list[Item]], list[Task], list[Qrel]]
-
-READERS: dict[str, Callable[[Path, str], Benchmark]] = {"clipart9": read_clipart9}
+READERS: dict[str, Callable[[Path, Path, Benchmark], Contents]] = {
+    "clipart9": read_clipart9,
+    "mbeir": read_mbeir,
+    "mmeb": read_mmeb,
+    "covr": read_covr,
+    "cirr": read_cirr,
+    "fashioniq": read_fashioniq,
+    "circo": read_circo,
+}

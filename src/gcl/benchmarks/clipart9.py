@@ -8,30 +8,32 @@ M-BEIR's form, <data set>:<number>. The local pool holds candidates of one modal
 from itertools import groupby
 from pathlib import Path
 
+from gcl.items import Contents, Item, Qrel, Task
 from gcl.pairs import describe
-from gcl.records import Item, Qrel, Task, read_parquet
+from gcl.protocols import Benchmark
+from gcl.records import read_parquet
 
 MODALITIES = ("image", "text", "image_text")
 SHORT = {"image": "i", "text": "t", "image_text": "it"}
 DATASET_ID = 10  # M-BEIR's own data sets are 0..9
 
 
-def read_clipart9(folder: Path, split: str) -> tuple[dict[str, list[Item]], list[Task], list[Qrel]]:
+def read_clipart9(folder: Path, images: Path, row: Benchmark) -> Contents:
     """Read one split. The first picture by id is the query, so the choice is random but fixed.
 
     Raises:
         ValueError: the split has no subject.
     """
-    path = folder / "pictures.parquet"
+    path, split = images / "pictures.parquet", row.split
     columns = ["picture_id", "split", "subject", "title", "keywords", "description"]
-    rows = [row for row in read_parquet(path, columns).to_pylist() if row["split"] == split]
+    rows = [found for found in read_parquet(path, columns).to_pylist() if found["split"] == split]
     if not rows:
         raise ValueError(f"{path} has no split '{split}'")
     tables: dict[str, list[Item]] = {f"{kind}_{m}": [] for kind in ("query", "pool") for m in MODALITIES}
     qrels: list[Qrel] = []
     tasks = [nine for q in MODALITIES for c in MODALITIES for nine in [task(q, c)]]
     number = 0
-    for query_number, (_, group) in enumerate(groupby(rows, lambda row: row["subject"]), 1):
+    for query_number, (_, group) in enumerate(groupby(rows, lambda found: found["subject"]), 1):
         query, *others = group
         add(tables, "query", query_number, f"{path}::{query['picture_id']}", query["title"])
         for other in others:
@@ -41,7 +43,7 @@ def read_clipart9(folder: Path, split: str) -> tuple[dict[str, list[Item]], list
                 Qrel(t.name, item_id(t.query_modality, query_number), item_id(t.candidate_modality, number))
                 for t in tasks
             ]
-    return tables, tasks, qrels
+    return Contents(tables, tasks, qrels)
 
 
 def task(query: str, candidate: str) -> Task:

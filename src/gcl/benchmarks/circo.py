@@ -1,0 +1,44 @@
+"""CIRCO (arXiv 2303.15247): an image, a change, and all images of COCO's unlabelled part that have it.
+
+circo      every right image counts (mAP@k, which is our APmin@k)
+circo_one  the one image that the change was written for (Recall@k)
+
+The reference image is left out of the ranking. The labels of the test split are hidden.
+"""
+
+from pathlib import Path
+
+from gcl.annotations import clean_edit, locate, read_json, text_of
+from gcl.items import Contents, Excluded, Item, Qrel, Task
+from gcl.protocols import Benchmark
+
+GALLERY = "COCO2017_unlabeled/unlabeled2017"
+
+
+def read_circo(folder: Path, images: Path, row: Benchmark) -> Contents:
+    """Read one split: val, or test without labels.
+
+    Raises:
+        ValueError: a record in another form, named by its number.
+    """
+    path = folder / "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json"
+    known = {
+        str(info["id"]): locate(images, f"{GALLERY}/{info['file_name']}", f"{path} image {info['id']}")
+        for info in read_json(path)["images"]
+    }
+    path = folder / f"annotations/{row.split}.json"
+    names = ("circo", "circo_one")
+    queries, qrels, excluded = [], [], []
+    for number, record in enumerate(read_json(path)):
+        place, query = f"{path} record {number}", str(record["id"])
+        reference = str(record["reference_img_id"])
+        if reference not in known:
+            raise ValueError(f"{place}: reference image {reference} is not in the gallery")
+        queries.append(Item(query, clean_edit(text_of(record, "relative_caption", place)), (known[reference],)))
+        excluded += [Excluded(name, query, [reference]) for name in names]
+        qrels += [Qrel("circo", query, str(image)) for image in record.get("gt_img_ids", [])]
+        if "target_img_id" in record:
+            qrels.append(Qrel("circo_one", query, str(record["target_img_id"])))
+    pool = [Item(name, None, (location,)) for name, location in known.items()]
+    tasks = [Task(name, "image_text", "image", "query", {"all": ["pool"]}) for name in names]
+    return Contents({"query": queries, "pool": pool}, tasks, qrels, [], excluded)

@@ -1,0 +1,39 @@
+"""Numbers that others published, for the tables where ours stand."""
+
+from pathlib import Path
+
+from pydantic.dataclasses import dataclass
+
+from gcl.strict import STRICT, load_yaml, parse
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Published:
+    """One row of published.yaml: percent, by what a table calls its columns."""
+
+    benchmark: str  # a row of benchmarks.yaml
+    pool: str
+    measure: str | None = None  # where the numbers are of another measure than the tasks' headlines
+    model: str
+    protocol: str
+    source: str
+    second_hand: bool = False  # read in a summary, not in the publication
+    values: dict[str, float]  # mean, another average, or task -> percent
+
+    def label(self) -> str:
+        """Return the model's name, marked if the numbers are second-hand."""
+        return f"{self.model} †" if self.second_hand else self.model
+
+
+def read_published(path: Path) -> list[Published]:
+    """Read published.yaml.
+
+    Raises:
+        ValueError: an unknown key or a wrong type.
+    """
+    return [parse(Published, row, f"{path}: row {number}") for number, row in enumerate(load_yaml(path), 1)]
+
+
+def chosen(rows: list[Published], benchmark: str, pool: str, measure: str | None = None) -> list[Published]:
+    """Return what was published for a pool of a benchmark; a fixture has nothing published."""
+    return [row for row in rows if (row.benchmark, row.pool, row.measure) == (benchmark, pool, measure)]
