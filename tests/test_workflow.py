@@ -232,3 +232,26 @@ def test_the_page_opens_without_network_and_shows_pictures(clone, tmp_path):
     assert int(hits) > 0
     assert shown == pictures != "0"
     assert int(figures) == 8
+
+
+def test_all_benchmarks_run_on_the_fixtures(clone):
+    fixtures = ["--configfile", "config/fixtures.yaml"]
+    snakemake(clone, "--cores", "2", *fixtures)
+    results = clone / "results_fixtures"
+    with (results / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    pools = {(r["benchmark"], r["pool"]) for r in rows}
+    assert pools == {
+        *((name, pool) for name in ("mbeir_fixture", "mbeir_first_fixture") for pool in ("local", "global")),
+        ("mmeb_fixture", "official"), ("mmeb_fixture", "mixed"), ("covr_fixture", "all"), ("cirr_fixture", "split"),
+        ("cirr_fixture", "subset"), ("fashioniq_fixture", "split"), ("circo_fixture", "all"),
+    }  # fmt: skip
+    assert len({(r["benchmark"], r["task"]) for r in rows}) == 16 + 16 + 6 + 1 + 1 + 3 + 2
+    assert {r["backbone"] for r in rows} == {"clip_lite", "vista_lite"}
+    assert {r["n"] for r in rows if r["benchmark"] == "covr_fixture"} == {"6"}  # dead videos stay in the denominator
+    assert {r["n"] for r in rows if r["task"] == "visualnews_task3"} == {"3"}
+    table = (results / "tables/mbeir_fixture.md").read_text()
+    assert "Queries that could not be used and count as misses: 1." in table
+    assert table.index("visualnews_task0") < table.index("mscoco_task0") < table.index("infoseek_task8")
+    assert (results / "tables/mbeir_fixture.tex").read_text().count(r"\begin{tabular}") == 6
+    assert "Nothing to be done" in snakemake(clone, "-n", *fixtures)
