@@ -17,14 +17,12 @@ from gcl.items import Contents, Excluded, Item, Listed, Qrel, Task, write_benchm
 from gcl.retrieve import retrieve
 from gcl.score import score
 
-GRID = (-0.5, 0.0, 0.5)  # few values, so that ties are frequent
-
 
 def vector(rng):
-    """A unit vector whose products with others tie often."""
-    return (
-        np.eye(3, dtype=np.float32)[rng.integers(3)] if rng.random() < 0.6 else np.full(3, 1 / np.sqrt(3), np.float32)
-    )
+    """A unit vector whose products with others are exact in any order of summing, and often equal."""
+    if rng.random() < 0.5:
+        return np.eye(4, dtype=np.float32)[rng.integers(4)]
+    return rng.choice([-0.5, 0.5], 4).astype(np.float32)
 
 
 def texts(names):
@@ -35,14 +33,14 @@ def run(folder, contents, queries, candidates, measures, depth=100):
     """Rank and score texts with given vectors; return scores.csv and ties.csv as {(task, pool, measure): number}."""
     names = [item.text for items in contents.tables.values() for item in items]
     known = dict(zip(dict.fromkeys(names), range(len(names)), strict=False))
-    array = np.zeros((len(known), 3), np.float32)
+    array = np.zeros((len(known), 4), np.float32)
     for name, row in known.items():
         array[row] = queries[name] if name in queries else candidates[name]
     prepared, embeddings, onnx = folder / "p", folder / "e", folder / "o"
     for path in (prepared, embeddings, onnx):
         path.mkdir()
     write_benchmark(prepared, contents, {}, SAME)
-    np.save(embeddings / "image.npy", np.zeros((0, 3), np.float32))
+    np.save(embeddings / "image.npy", np.zeros((0, 4), np.float32))
     np.save(embeddings / "text.npy", array)
     (onnx / "export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
     retrieve(prepared, embeddings, onnx, ["none"], depth, folder / "trec", folder / "run.parquet")
@@ -116,7 +114,7 @@ def test_mmeb_s_accuracy_is_ours_and_the_queries_that_a_tie_decides(seed, n_quer
 
 
 def test_a_model_whose_scores_are_all_equal_gets_nothing_in_mmeb(tmp_path):
-    names, same = [f"c{k}" for k in range(4)], np.array([1, 0, 0], np.float32)
+    names, same = [f"c{k}" for k in range(4)], np.array([1, 0, 0, 0], np.float32)
     task = Task("t", "text", "text", "query", {"official": ["pool"]}, ("official",))
     lists = [Listed("t", "official", "q", [*names[1:], names[0]])]
     contents = Contents({"query": texts(["q"]), "pool": texts(names)}, [task], [Qrel("t", "q", "c0")], lists)
@@ -131,8 +129,7 @@ def test_covr_s_recall_leaves_out_the_query_s_own_video(seed, n):
     rng = np.random.default_rng(seed)
     names = [f"v{k}" for k in range(n)]
     own = [names[(k + 1) % n] if rng.random() < 0.5 else None for k in range(n)]
-    queries = {f"q{k}": rng.normal(size=3).astype(np.float32) for k in range(n)}
-    queries = {q: v / np.linalg.norm(v) for q, v in queries.items()}
+    queries = {f"q{k}": vector(rng) for k in range(n)}
     candidates = {c: vector(rng) for c in names}
     task = Task("covr", "text", "text", "query", {"all": ["pool"]})
     qrels = [Qrel("covr", f"q{k}", names[k]) for k in range(n)]
@@ -173,6 +170,6 @@ def test_nan_is_an_error_not_a_hit(tmp_path):
     names = ["c0", "c1"]
     task = Task("t", "text", "text", "query", {"all": ["pool"]})
     contents = Contents({"query": texts(["q"]), "pool": texts(names)}, [task], [Qrel("t", "q", "c0")])
-    bad = np.array([np.nan, 0, 0], np.float32)
+    bad = np.array([np.nan, 0, 0, 0], np.float32)
     with pytest.raises(ValueError, match="NaN"):
         run(tmp_path, contents, {"q": bad}, dict.fromkeys(names, bad), ["Success@1"])
