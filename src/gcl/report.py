@@ -33,6 +33,7 @@ from gcl.progress import progress
 from gcl.protocols import Benchmark
 from gcl.published import Published, chosen, read_published
 from gcl.score import COLUMNS, write_csv
+from gcl.sources import Dataset
 from gcl.strict import from_json, to_json
 from gcl.tables import (
     Result,
@@ -53,6 +54,7 @@ from gcl.views import first_rankings, units_of, view_recipe
 
 GALLERY_QUERIES = 3  # per task
 DRAWN_ITEMS = 100_000
+HIDDEN_OPTIONS = ("tasks", "mixed", "annotations")  # say what is read, not how
 ABOUT_POOLS = """The global pool holds
 candidates of all three modalities, a local pool those of one. """
 CAPTIONS = {
@@ -161,10 +163,9 @@ def write_tables(
     alias = row.aliases.get(row.headline, "")
     missing = sum(map(len, bench.missing.values()))
     lost = f" Queries that could not be used and count as misses: {missing}." if missing else ""
-    protocol = ", ".join(f"{key}: {value}" for key, value in row.options.items() if key not in ("tasks", "mixed"))
     body = [
         f"# {row.title}: {row.headline} ({alias})" if alias else f"# {row.title}: {row.headline}",
-        f"Percent; mean over seeds ± deviation over seeds; {query_counts(bench)} queries per task.{lost} The mean of tasks has a 95 % bootstrap interval; those of single tasks are in the CSV. Protocol of our rows: calibration{f'; {protocol}' if protocol else ''}.",
+        f"Percent; mean over seeds ± deviation over seeds.{lost} The mean of tasks has a 95 % bootstrap interval; those of single tasks are in the CSV. Data: {rows[0]['data']}.",
     ]
     tex = []
     for pool in pools_of(bench.tasks):
@@ -263,6 +264,28 @@ def collect_gaps(project: Project, results: Path, benchmark: str, bench: Prepare
     }
 
 
+def protocols(project: Project, row: Benchmark, bench: PreparedBenchmark) -> dict[str, dict[str, str]]:
+    """Say by backbone how the numbers of a benchmark came about."""
+    said = ", ".join(f"{key} {value}" for key, value in row.options.items() if key not in HIDDEN_OPTIONS)
+    data = revision(row.dataset, project.datasets[row.dataset])
+    return {
+        name: {
+            "protocol": said,
+            "fusion": project.backbones[name].fusion,
+            "queries": query_counts(bench),
+            "data": data,
+        }
+        for name in project.config.backbones
+    }
+
+
+def revision(name: str, dataset: Dataset) -> str:
+    """Name a data set with what pins it: its commits on a hub, or the start of its files' hashes."""
+    commits = {file.hub.partition("@")[2].partition("/")[0] for file in dataset.files if file.hub}
+    hashes = {file.sha256[:12] for file in dataset.files if file.sha256}
+    return " ".join([name, *sorted(commits or hashes)])
+
+
 def is_drawn(bench: PreparedBenchmark) -> bool:
     """Tell whether figures and examples are made: the benchmark has both pools and is not too large for them."""
     items = sum(len(table.ids) for table in bench.tables.values())
@@ -284,7 +307,7 @@ def report_benchmark(
     bench = read_benchmark(results / "prepared" / benchmark)
     found = read_results(config, results, benchmark, bench.tasks)
     gaps = collect_gaps(project, results, benchmark, bench)
-    rows = full_rows(found, bench.tasks, config)
+    rows = full_rows(found, bench.tasks, config, protocols(project, row, bench))
     text = summary(row.title, row.headline, found, gaps, bench, config)
     with (tables / "summary.md").open("a") as file:
         file.write(text)

@@ -129,19 +129,29 @@ def pools_of(tasks: list[Task]) -> list[str]:
     return sorted(dict.fromkeys(pool for task in tasks for pool in task.pools), key=lambda pool: pool != "global")
 
 
-def full_rows(results: list[Result], tasks: list[Task], config: Config) -> list[dict[str, Any]]:
-    """One row per recipe, calibration and pool: the means over tasks, then each task."""
+def full_rows(
+    results: list[Result], tasks: list[Task], config: Config, about: Mapping[str, dict[str, str]]
+) -> list[dict[str, Any]]:
+    """One row per recipe, calibration and pool: the means over tasks, then each task.
+
+    `about` has what else says how a backbone's numbers came about: protocol, fusion, queries, data.
+    """
     rows = []
     for result in results:
         for calibration in experiment_of(config, result.recipe).calibrations:
             for pool in pools_of(tasks):
                 shown = averages(tasks, pool) | {t.name: {t.name: 1.0} for t in tasks if pool in t.pools}
-                where = {"backbone": result.backbone, "recipe": result.recipe, "calibration": calibration, "pool": pool}
+                where: dict[str, Any] = {
+                    "backbone": result.backbone,
+                    "recipe": result.recipe,
+                    "calibration": calibration,
+                    "pool": pool,
+                }
                 found = {
                     name: summarise(parts(result, weights, pool, calibration), config.resamples)
                     for name, weights in shown.items()
                 }
-                rows.append(where | {"seeds": len(result.seeds), "summaries": found})
+                rows.append(where | about[result.backbone] | {"seeds": len(result.seeds), "summaries": found})
     return rows
 
 
@@ -154,16 +164,19 @@ def full_table(rows: list[dict[str, Any]], pool: str, published: list[Published]
     """Return the header and the lines of one pool: ours by recipe and calibration, then what others published."""
     chosen = [row for row in rows if row["pool"] == pool]
     names = list(chosen[0]["summaries"])
-    header = ["recipe", "protocol", *("mean [95 % CI]" if n == "mean" else task_label(n) for n in names)]
+    titles = ["mean [95 % CI]" if n == "mean" else task_label(n) for n in names]
+    header = ["recipe", "protocol", "fusion", "queries", *titles]
     has_one = len({row["backbone"] for row in rows}) == 1
     body = []
     for row in chosen:
         label = row["recipe"] if has_one else f"{row['backbone']} {row['recipe']}"
         found = row["summaries"]
-        body.append([label, row["calibration"], found["mean"].long(), *(found[n].short() for n in names[1:])])
+        protocol = ", ".join(filter(None, [row["protocol"], f"calibration {row['calibration']}"]))
+        numbers = [found["mean"].long(), *(found[n].short() for n in names[1:])]
+        body.append([label, protocol, row["fusion"], row["queries"], *numbers])
     for other in published:
         values = (other.values.get(name) for name in names)
-        body.append([other.label(), other.protocol, *("" if v is None else f"{v:.1f}" for v in values)])
+        body.append([other.label(), other.protocol, "–", "–", *("" if v is None else f"{v:.1f}" for v in values)])
     return header, body
 
 
@@ -179,7 +192,7 @@ def measure_table(
             sums.setdefault(key, Counter())[measure] += 100 * weights[task] * float(value)  # type: ignore[assignment]
             seeds.setdefault(key, set()).add(seed)
     body = [
-        [f"{key[0]} {key[1]}", key[2], *(f"{found[m] / len(seeds[key]):.1f}" for m in measures)]
+        [f"{key[0]} {key[1]}", f"calibration {key[2]}", *(f"{found[m] / len(seeds[key]):.1f}" for m in measures)]
         for key, found in sums.items()
     ]
     others: dict[tuple[str, str], dict[str | None, float]] = {}
@@ -193,7 +206,7 @@ def measure_table(
 
 def csv_rows(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """The same numbers in long form."""
-    where = ("backbone", "recipe", "calibration", "pool")
+    where = ("backbone", "recipe", "calibration", "pool", "protocol", "fusion", "queries", "data")
     header = [*where, "task", "seeds", "mean", "deviation_over_seeds", "ci_low", "ci_high"]
     return header, [
         [*(row[w] for w in where), name, str(row["seeds"]), *(f"{x:.4f}" for x in found)]
@@ -208,7 +221,7 @@ def latex(header: list[str], rows: list[list[str]]) -> str:
     def line(cells: list[str]) -> str:
         return " & ".join(escaped(cell) for cell in cells) + r" \\"
 
-    columns = "l" * 2 + "r" * (len(header) - 2)
+    columns = "l" * 3 + "r" * (len(header) - 3)
     body = [line(header), r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}"]
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body]) + "\n"
 
