@@ -204,11 +204,17 @@ def rank_seed(
                 yield run_table(task, pool, mode, about.get("seed", 0), ranker.rank(task, pool, k), bench)
 
 
+def lowered(score: np.float32) -> np.float32:
+    """Return a slightly smaller score that float32 tells apart, also where denormal numbers are zero."""
+    return min(np.nextafter(score, np.float32(-np.inf)), np.float32(score - np.float32(1e-12)))
+
+
 def write_trec(run_table: pa.Table, folder: Path, name: str) -> None:
     """Write a TREC run file: query Q0 candidate rank score tag.
 
     Tools that read such files sort by the score, as float32, and break ties in ways of their own. So that they
-    find our order, a score that ties with the one before is lowered to the next float32.
+    find our order, a score that ties with the one before is lowered by the least step that float32 has there, near
+    zero by 1e-12: numbers far smaller are zero to some tools.
     """
     folder.mkdir(parents=True, exist_ok=True)
     first = {c: str(run_table[c][0].as_py()) for c in ("seed", "task", "pool", "calibration")}
@@ -218,7 +224,7 @@ def write_trec(run_table: pa.Table, folder: Path, name: str) -> None:
         for query, candidate, rank, score in zip(
             *(run_table[c].to_pylist() for c in ("query_id", "candidate_id", "rank", "score")), strict=True
         ):
-            below = np.float32(score) if rank == 1 else min(np.float32(score), np.nextafter(below, np.float32(-np.inf)))
+            below = np.float32(score) if rank == 1 else min(np.float32(score), lowered(below))
             file.write(f"{query} Q0 {candidate} {rank} {below:.9g} {name}\n")
 
 
