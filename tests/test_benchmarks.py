@@ -289,6 +289,36 @@ def test_cirr_as_prepared(data, rows, tmp_path):
     assert prepared(data, folder, tmp_path / "q").tables["pool"].ids == ids
 
 
+@pytest.mark.parametrize(
+    ("row", "path", "content", "message"),
+    [
+        (
+            "cirr_fixture",
+            "captions/cap.rc2.val.json",
+            [{"pairid": 1, "reference": "dev-0-0-img0", "caption": "x"}],
+            "record 0: 'img_set' is None, expected dict",
+        ),
+        (
+            "cirr_fixture",
+            "captions/cap.rc2.val.json",
+            [{"reference": "dev-0-0-img0"}],
+            "record 0: 'pairid' is None, expected int",
+        ),
+        ("cirr_fixture", "captions/cap.rc2.val.json", {}, "expected a list of records, found dict"),
+        ("cirr_fixture", "image_splits/split.rc2.val.json", [], "expected an object of names and files"),
+        ("fashioniq_fixture", "captions/cap.dress.val.json", ["x"], "record 0: expected an object, found 'x'"),
+        ("circo_fixture", "annotations/val.json", [{"id": 1}], "record 0: 'reference_img_id' is None, expected int"),
+    ],
+)
+def test_a_bad_record_of_the_composed_sets_is_named(data, rows, tmp_path, row, path, content, message):
+    copy = tmp_path / "a copy"
+    shutil.copytree(data / rows[row].dataset, copy)
+    (copy / path).write_text(json.dumps(content))
+    images = copy / (rows[row].images.folder if rows[row].images else ".")
+    with pytest.raises(ValueError, match=message):
+        prepare_benchmark(copy, images, rows[row], None, 2, tmp_path / "out")
+
+
 def test_fashioniq_as_prepared(data, rows, tmp_path):
     row = rows["fashioniq_fixture"]
     bench = prepared(data, row, tmp_path / "p")

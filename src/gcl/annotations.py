@@ -4,7 +4,9 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def read_text(path: Path) -> str:
@@ -21,6 +23,25 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
+
+
+def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, record) of a JSON file that is a list of objects."""
+    records = read_json(path)
+    if not isinstance(records, list):
+        raise ValueError(f"{path}: expected a list of records, found {type(records).__name__}")
+    for number, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise ValueError(f"{path} record {number}: expected an object, found {record!r}")
+        yield f"{path} record {number}", record
+
+
+def value_of(record: Any, key: str, kind: type[T], place: str) -> T:
+    """Return a value of a record that must be there and of a kind."""
+    value = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(value, kind):
+        raise ValueError(f"{place}: '{key}' is {value!r}, expected {kind.__name__}")
+    return value
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:

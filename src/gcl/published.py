@@ -34,6 +34,6 @@ def read_published(path: Path) -> list[Published]:
     return [parse(Published, row, f"{path}: row {number}") for number, row in enumerate(load_yaml(path), 1)]
 
 
-def chosen(rows: list[Published], benchmark: str, pool: str, measure: str | None = None) -> list[Published]:
-    """Return what was published for a pool of a benchmark; a fixture has nothing published."""
-    return [row for row in rows if (row.benchmark, row.pool, row.measure) == (benchmark, pool, measure)]
+def chosen(rows: list[Published], benchmark: str, pool: str) -> list[Published]:
+    """Return what was published for a pool of a benchmark, by any measure; a fixture has nothing published."""
+    return [row for row in rows if (row.benchmark, row.pool) == (benchmark, pool)]

@@ -169,13 +169,13 @@ def write_tables(
     ]
     tex = []
     for pool in pools_of(bench.tasks):
-        header, cells = full_table(rows, pool, chosen(published, name, pool))
+        others = chosen(published, name, pool)
+        header, cells = full_table(rows, pool, others)
         body += [f"## {pool} pool", markdown(header, cells)]
         tex += [f"% {row.title}, {row.headline}, {pool} pool", latex(header, cells)]
-        of_pool = [p for p in published if p.benchmark == name and p.pool == pool]
         for average in ("mean", "data sets"):
             if weights := averages(bench.tasks, pool).get(average):
-                header, cells = measure_table(lines, weights, pool, row.measures, of_pool if average == "mean" else [])
+                header, cells = measure_table(lines, weights, pool, row.measures, others if average == "mean" else [])
                 body += [f"{pool} pool by measure, {'mean of tasks' if average == 'mean' else 'mean of data sets'}:"]
                 body += [markdown(header, cells)]
                 tex += [f"% by measure, {average}", latex(header, cells)]

@@ -36,10 +36,10 @@ class Ranked(NamedTuple):
 
 
 class Ranker:
-    """Ranks the pools of a benchmark by one model with one calibration; finds the distinct items of tables once."""
+    """Ranks the pools of a benchmark by one model; finds the distinct items of tables once for all calibrations."""
 
-    def __init__(self, bench: PreparedBenchmark, source: Source, mode: str, stats: Any) -> None:
-        self.bench, self.source, self.mode, self.stats = bench, source, mode, stats
+    def __init__(self, bench: PreparedBenchmark, source: Source, stats: Any) -> None:
+        self.bench, self.source, self.stats = bench, source, stats
         self.known: dict[tuple[str, ...], Distinct] = {}
 
     def distinct(self, names: list[str]) -> Distinct:
@@ -49,27 +49,27 @@ class Ranker:
             self.known[key] = distinct_items([self.bench.tables[name] for name in names], self.source.combinations)
         return self.known[key]
 
-    def vectors(self, items: Distinct, start: int, stop: int) -> Floats:
+    def vectors(self, items: Distinct, start: int, stop: int, mode: str) -> Floats:
         """Return unit vectors of some distinct items."""
-        return unit_vectors(items, start, stop, self.source, self.mode, self.stats)
+        return unit_vectors(items, start, stop, self.source, mode, self.stats)
 
-    def maps(self, queries: Distinct, candidates: Any) -> tuple[Floats, Floats]:
+    def maps(self, queries: Distinct, candidates: Any, mode: str) -> tuple[Floats, Floats]:
         """Return factors and offsets (Q or 1, B) of the scores of all queries for candidates' modalities (B,)."""
         names = [MODALITIES[m] for m in candidates]
         found = np.unique(queries.modalities)
-        rows = {m: calibrate.affine(self.mode, MODALITIES[m], names, self.stats) for m in found.tolist()}
+        rows = {m: calibrate.affine(mode, MODALITIES[m], names, self.stats) for m in found.tolist()}
         if len(found) == 1:
             factors, offsets = rows[int(found[0])]
             return factors[None], offsets[None]
         each = [rows[m] for m in queries.modalities.tolist()]
         return np.stack([f for f, _ in each]), np.stack([o for _, o in each])
 
-    def rank(self, task: Task, pool: str, k: int) -> Ranked:
+    def rank(self, task: Task, pool: str, mode: str, k: int) -> Ranked:
         """Rank a pool: the whole of it, or each query's own list."""
         queries = self.distinct([task.queries])
-        asked = self.vectors(queries, 0, len(queries.images))
+        asked = self.vectors(queries, 0, len(queries.images), mode)
         if pool in task.listed:
-            return self.rank_lists(task, pool, queries, asked, k)
+            return self.rank_lists(task, pool, queries, asked, mode, k)
         items = self.distinct(task.pools[pool])
         size = len(items.images)
         out = self.bench.excluded[task.name]
@@ -78,7 +78,8 @@ class Ranker:
         def blocks() -> Iterator[tuple[int, Floats, Floats, Floats]]:
             for start in range(0, size, BLOCK):
                 stop = min(start + BLOCK, size)
-                yield start, self.vectors(items, start, stop), *self.maps(queries, items.modalities[start:stop])
+                vectors = self.vectors(items, start, stop, mode)
+                yield start, vectors, *self.maps(queries, items.modalities[start:stop], mode)
 
         best, groups = best_of_blocks(asked, blocks(), k_all)
         members = members_of(items.rows, size)
@@ -95,7 +96,7 @@ class Ranker:
         queries = self.bench.tables[task.queries].ids
         return [{row_of[c] for c in out.get(query, ()) if c in row_of} for query in queries]
 
-    def rank_lists(self, task: Task, pool: str, queries: Distinct, asked: Floats, k: int) -> Ranked:
+    def rank_lists(self, task: Task, pool: str, queries: Distinct, asked: Floats, mode: str, k: int) -> Ranked:
         """Rank each query's own list."""
         items = self.distinct(task.pools[pool])
         ids = self.bench.tables[task.queries].ids
@@ -107,7 +108,7 @@ class Ranker:
             several={new: items.several[old] for new, old in enumerate(used.tolist()) if old in items.several},
             modalities=items.modalities[used],
         )  # fmt: skip
-        vectors = self.vectors(part, 0, len(used))
+        vectors = self.vectors(part, 0, len(used), mode)
         ranked = Ranked([], [])
         at = 0
         for number, (query, (distinct, places)) in enumerate(zip(ids, own, strict=True)):
@@ -115,7 +116,7 @@ class Ranker:
             at += len(distinct)
             asking = queries.rows[number]
             names = [MODALITIES[m] for m in part.modalities[chosen]]
-            maps = calibrate.affine(self.mode, MODALITIES[queries.modalities[asking]], names, self.stats)
+            maps = calibrate.affine(mode, MODALITIES[queries.modalities[asking]], names, self.stats)
             scores, found = rank_list(asked[asking], vectors[chosen], places, *maps, k)
             ranked.scores.append(scores)
             ranked.rows.append(lists[query][found].astype(np.int64))
@@ -197,11 +198,11 @@ def rank_seed(
     source = read_source(prepared, embeddings, about["fusion"])
     check_rows(bench, source.outputs, len(source.combinations), embeddings)
     stats = calibrate.from_dict(about["calibration"]) if "calibration" in about else None
+    ranker = Ranker(bench, source, stats)
     for mode in modes:
-        ranker = Ranker(bench, source, mode, stats)
         for task in progress(bench.tasks, f"rank ({mode})", "task"):
             for pool in task.pools:
-                yield run_table(task, pool, mode, about.get("seed", 0), ranker.rank(task, pool, k), bench)
+                yield run_table(task, pool, mode, about.get("seed", 0), ranker.rank(task, pool, mode, k), bench)
 
 
 def lowered(score: np.float32) -> np.float32:

@@ -174,7 +174,7 @@ def full_table(rows: list[dict[str, Any]], pool: str, published: list[Published]
         protocol = ", ".join(filter(None, [row["protocol"], f"calibration {row['calibration']}"]))
         numbers = [found["mean"].long(), *(found[n].short() for n in names[1:])]
         body.append([label, protocol, row["fusion"], row["queries"], *numbers])
-    for other in published:
+    for other in (p for p in published if p.measure is None):
         values = (other.values.get(name) for name in names)
         body.append([other.label(), other.protocol, "–", "–", *("" if v is None else f"{v:.1f}" for v in values)])
     return header, body

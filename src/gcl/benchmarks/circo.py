@@ -8,7 +8,7 @@ The reference image is left out of the ranking. The labels of the test split are
 
 from pathlib import Path
 
-from gcl.annotations import clean_edit, locate, read_json, text_of
+from gcl.annotations import clean_edit, locate, read_json, read_records, text_of, value_of
 from gcl.items import Contents, Excluded, Item, Qrel, Task
 from gcl.protocols import Benchmark
 
@@ -22,16 +22,17 @@ def read_circo(folder: Path, images: Path, row: Benchmark) -> Contents:
         ValueError: a record in another form, named by its number.
     """
     path = folder / "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json"
-    known = {
-        str(info["id"]): locate(images, f"{GALLERY}/{info['file_name']}", f"{path} image {info['id']}")
-        for info in read_json(path)["images"]
-    }
+    known = {}
+    for info in value_of(read_json(path), "images", list, str(path)):
+        image = str(value_of(info, "id", int, str(path)))
+        name = value_of(info, "file_name", str, f"{path} image {image}")
+        known[image] = locate(images, f"{GALLERY}/{name}", f"{path} image {image}")
     path = folder / f"annotations/{row.split}.json"
     names = ("circo", "circo_one")
     queries, qrels, excluded = [], [], []
-    for number, record in enumerate(read_json(path)):
-        place, query = f"{path} record {number}", str(record["id"])
-        reference = str(record["reference_img_id"])
+    for place, record in read_records(path):
+        query = str(value_of(record, "id", int, place))
+        reference = str(value_of(record, "reference_img_id", int, place))
         if reference not in known:
             raise ValueError(f"{place}: reference image {reference} is not in the gallery")
         queries.append(Item(query, clean_edit(text_of(record, "relative_caption", place)), (known[reference],)))

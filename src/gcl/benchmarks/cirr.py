@@ -6,7 +6,7 @@ set of six. The labels of test1 are hidden.
 
 from pathlib import Path
 
-from gcl.annotations import clean_edit, locate, read_json, text_of
+from gcl.annotations import clean_edit, locate, read_json, read_records, text_of, value_of
 from gcl.items import Contents, Excluded, Item, Listed, Qrel, Task
 from gcl.protocols import Benchmark, CirrOptions
 from gcl.strict import parse
@@ -25,6 +25,8 @@ def gallery(folder: Path, images: Path, split: str, options: CirrOptions) -> lis
     """Return the images that are searched."""
     path = folder / f"image_splits/split.rc2.{split}.json"
     names = read_json(path)
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"{path}: expected an object of names and files")
     if options.gallery == "split":
         return [
             Item(name, None, (image_at(images, inner.removeprefix("./"), f"{path}: {name}"),))
@@ -46,15 +48,15 @@ def read_cirr(folder: Path, images: Path, row: Benchmark) -> Contents:
     pool = gallery(folder, images, row.split, options)
     location = {item.item_id: item.images for item in pool}
     queries, qrels, lists, excluded = [], [], [], []
-    for number, record in enumerate(read_json(path)):
-        place = f"{path} record {number}"
-        query, reference = str(record["pairid"]), text_of(record, "reference", place)
+    for place, record in read_records(path):
+        query, reference = str(value_of(record, "pairid", int, place)), text_of(record, "reference", place)
         if reference not in location:
             raise ValueError(f"{place}: reference '{reference}' is not in the gallery")
         queries.append(Item(query, clean_edit(text_of(record, "caption", place)), location[reference]))
         excluded.append(Excluded("cirr", query, [reference]))
         target = record.get("target_hard")
-        members = [m for m in record["img_set"]["members"] if m not in (reference, target)]
+        members = value_of(value_of(record, "img_set", dict, place), "members", list, f"{place}, img_set")
+        members = [name for name in members if name not in (reference, target)]
         if target is not None:
             qrels.append(Qrel("cirr", query, target))
         lists.append(Listed("cirr", "subset", query, [*members, *([target] if target else [])]))

@@ -6,7 +6,7 @@ ranking unless mask_reference is off: code bases differ in both.
 
 from pathlib import Path
 
-from gcl.annotations import clean_edit, read_json, text_of
+from gcl.annotations import clean_edit, read_json, read_records, text_of
 from gcl.benchmarks.cirr import image_at
 from gcl.items import Contents, Excluded, Item, Qrel, Task
 from gcl.protocols import Benchmark, FashioniqOptions
@@ -18,11 +18,10 @@ def read_category(
 ) -> tuple[list[Item], list[Item], list[Qrel], list[Excluded]]:
     """Return queries, pool, qrels and exclusions of one category."""
     path = folder / f"captions/cap.{name}.{split}.json"
-    records = read_json(path)
     queries, qrels, excluded = [], [], []
     used: dict[str, None] = {}
-    for number, record in enumerate(records):
-        place, query = f"{path} record {number}", f"{name}:{number}"
+    for number, (place, record) in enumerate(read_records(path)):
+        query = f"{name}:{number}"
         reference, target = text_of(record, "candidate", place), text_of(record, "target", place)
         if not isinstance(record.get("captions"), list) or len(record["captions"]) != 2:
             raise ValueError(f"{place}: 'captions' is {record.get('captions')!r}, expected two strings")
