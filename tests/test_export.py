@@ -72,8 +72,8 @@ def literal_outputs(backbone, data, pairs):
 
 def test_inference_needs_nothing_but_the_folder_and_agrees_with_torch(exported, pairs, tmp_path):
     backbone, data = exported
-    infer(data / "onnx/seed0", pairs, None, "cpu", 1, False, False, tmp_path / "out")
-    found = read_outputs(tmp_path / "out")
+    infer(data / "onnx/seed0", pairs, None, "cpu", 1, False, False, (0, 1), tmp_path / "out")
+    found = read_outputs([tmp_path / "out"])
     for expected, array in zip(literal_outputs(backbone, data, pairs), found, strict=True):
         assert (expected is None) == (array is None)
         if expected is not None:
@@ -99,8 +99,8 @@ def test_the_export_says_what_inference_needs(exported):
 
 def test_unit_vectors_come_out_of_native_graphs(exported, pairs, tmp_path):
     backbone, data = exported
-    infer(data / "onnx/seed0", pairs, None, "cpu", 1, False, False, tmp_path / "out")
-    norms = np.linalg.norm(read_outputs(tmp_path / "out").image, axis=1)
+    infer(data / "onnx/seed0", pairs, None, "cpu", 1, False, False, (0, 1), tmp_path / "out")
+    norms = np.linalg.norm(read_outputs([tmp_path / "out"]).image, axis=1)
     assert np.allclose(norms, 1, atol=1e-5) == (backbone.fusion == "native")
 
 

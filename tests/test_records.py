@@ -9,8 +9,8 @@ def test_a_benchmark_survives_the_disk(tmp_path, toy_benchmark):
     write_benchmark(tmp_path, toy_benchmark, {"title": "toy"}, SAME)
     back = read_benchmark(tmp_path)
     assert back.tasks == toy_benchmark.tasks
-    assert back.tables["pool_image"].image_rows == [(0,), (1,), (2,), (2,)]  # equal images share a row
-    assert back.tables["pool_image"].text_rows == [-1] * 4
+    assert back.tables["pool_image"].image_rows.to_pylist() == [[0], [1], [2], [2]]  # equal images share a row
+    assert back.tables["pool_image"].text_rows.tolist() == [-1] * 4
     assert back.qrels["t_i"] == {"q0": {"i0": 1, "i1": 1}, "q1": {"i2": 1}}
     assert back.about == {"title": "toy"}
 

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 
 from gcl.command import parser, run
+from gcl.encoder import read_export
 from gcl.files import atomic_path, sha256_file
 from gcl.graphs import IR_VERSION, OUTPUT
-from gcl.infer import read_export
 from gcl.runtime import open_session
 
 TOLERANCE = 1e-5  # relative error between one graph and the two it was made of

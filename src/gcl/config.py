@@ -119,6 +119,7 @@ class Config:
     max_pairs: Count | None = None  # train on the first so many pairs
     max_queries: Count | None = None  # score the first so many queries of each task
     reject_limit: Share = 0.01  # largest share of unreadable training pairs that is tolerated
+    shards: dict[str, Count] = field(default_factory=dict)  # benchmark -> jobs that embed it (1)
     results: str = "results"  # folder of everything that is made
 
 
@@ -166,6 +167,8 @@ def check_names(project: Project) -> None:
             lookup(project.datasets, file.split("/")[0], "data set", "config/datasets.yaml")
     for name in config.benchmarks:
         check_benchmark(project, name)
+    for name in config.shards:
+        lookup(dict.fromkeys(config.benchmarks), name, "benchmark to shard", "config.yaml: benchmarks")
     chosen = [name for experiment in config.experiments for name in experiment.recipes]
     for name in chosen:
         if absent := [parent for parent in ancestry(project.recipes, name) if parent not in chosen]:

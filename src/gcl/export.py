@@ -20,11 +20,12 @@ from gcl.backbones import Built, Graph
 from gcl.checkpoints import read_about, read_start
 from gcl.command import parser, run
 from gcl.config import Backbone
+from gcl.encoder import read_export, run_batches
 from gcl.files import atomic_path, sha256_file
 from gcl.fusion import Outputs, read_outputs
 from gcl.graphs import export_module, head_graph
-from gcl.infer import infer_items, read_export, run_batches
-from gcl.records import fused_keys, read_pairs
+from gcl.infer import infer_items
+from gcl.records import fused_keys, read_pairs, to_codes
 from gcl.registry import lookup
 from gcl.runtime import open_session
 from gcl.strict import from_json, to_json
@@ -158,8 +159,8 @@ def fit(outputs: Outputs, pairs: Path, fusion: str) -> calibrate.Calibration:
     full = np.array([rows[0] for rows in prepared.text_rows])
     fused = None
     if outputs.fused is not None:
-        place = {key: i for i, key in enumerate(fused_keys(pairs))}
-        fused = outputs.fused[[place[i, t] for i, t in zip(prepared.image_rows.tolist(), full.tolist(), strict=True)]]
+        codes = to_codes(*fused_keys(pairs).T)
+        fused = outputs.fused[np.searchsorted(codes, to_codes(prepared.image_rows, full))]
     return calibrate.fit(outputs.image[prepared.image_rows], outputs.text[full], fusion, fused)
 
 
@@ -173,8 +174,8 @@ def export_all(
     folder.mkdir()
     more = {"parity": export_graphs(folder, built.graphs(), built), "seed": about["seed"], **settings(built)}
     describe(folder, "all", name, backbone, more)
-    infer_items(folder, pairs, device, 0, False, folder / "calibration")
-    stats = fit(read_outputs(folder / "calibration"), pairs, backbone.fusion)
+    infer_items(folder, pairs, device, 0, folder / "calibration")
+    stats = fit(read_outputs([folder / "calibration"]), pairs, backbone.fusion)
     shutil.rmtree(folder / "calibration")
     describe(folder, "all", name, backbone, more | {"calibration": stats._asdict()})
 

@@ -1,7 +1,8 @@
 """Model outputs to unit vectors: image, text, and both, by score fusion or by the model itself (native)."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,26 +10,66 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 
+class Stacked:
+    """Rows of several memory-mapped (n, D) arrays, one after the other or in a given order, as if in one array."""
+
+    def __init__(self, parts: Sequence[Floats], order: NDArray[np.int64] | None = None) -> None:
+        """Stack the parts; with an order, row i is the stack's row order[i]."""
+        self.parts, self.order = parts, order
+        self.starts = np.cumsum([0, *map(len, parts)])
+        self.shape = (len(order) if order is not None else int(self.starts[-1]), parts[0].shape[1])
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Floats:
+        """Return the rows of an array of numbers or of a slice."""
+        rows = np.arange(len(self))[index] if isinstance(index, slice) else np.asarray(index)
+        rows = rows if self.order is None else self.order[rows]
+        found = np.empty((len(rows), self.shape[1]), np.float32)
+        part_of = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(part_of):
+            chosen = np.flatnonzero(part_of == number)
+            found[chosen] = self.parts[number][rows[chosen] - self.starts[number]]
+        return found
+
+
 class Outputs(NamedTuple):
     """Raw outputs of a model for a prepared folder's distinct images, texts and, if native, their combinations."""
 
-    image: Floats  # (images, D)
-    text: Floats  # (texts, D)
-    fused: Floats | None = None  # (combinations, D), in the order of records.fused_keys
+    image: Floats | Stacked  # (images, D)
+    text: Floats | Stacked  # (texts, D)
+    fused: Floats | Stacked | None = None  # (combinations, D), in the order of records.fused_keys
 
 
-def read_outputs(folder: Path) -> Outputs:
-    """Read what `infer` wrote; a missing or cut file is a ValueError that names it."""
+def read_array(path: Path) -> Floats:
+    """Map an array that `infer` wrote; a missing or cut file is a ValueError that names it."""
+    try:
+        array: Floats = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"can't read {path}: {error}; delete {path.parent} and run `infer` again") from error
+    return array
 
-    def read(name: str) -> Floats:
-        try:
-            array: Floats = np.load(folder / name, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"can't read {folder / name}: {error}; delete {folder} and run `infer` again") from error
-        return array
 
-    fused = read("image_text.npy") if (folder / "image_text.npy").exists() else None
-    return Outputs(read("image.npy"), read("text.npy"), fused)
+def read_outputs(folders: Sequence[Path], shared: Path | None = None) -> Outputs:
+    """Read what `infer` wrote in one folder or in several, which are parts of one whole.
+
+    Args:
+        folders: in order.
+        shared: what `share` wrote, if the first folders are of other benchmarks: which rows of all are this one's.
+    """
+
+    def read(name: str) -> Floats | Stacked:
+        parts = [read_array(folder / f"{name}.npy") for folder in folders]
+        if shared is None and len(parts) == 1:
+            return parts[0]
+        if len(widths := {part.shape[1] for part in parts}) > 1:
+            raise ValueError(f"{name}.npy has widths {widths} in {', '.join(map(str, folders))}: are they one model's?")
+        return Stacked(parts, None if shared is None else np.load(shared / f"{name}.npy", mmap_mode="r"))
+
+    fused = read("image_text") if (folders[-1] / "image_text.npy").exists() else None
+    return Outputs(read("image"), read("text"), fused)
 
 
 def unit(vectors: Floats) -> Floats:

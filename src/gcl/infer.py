@@ -1,206 +1,159 @@
 """Embed every distinct image and text once, by onnxruntime alone.
 
-In:  a prepared folder and exported graphs; graphs of heads take the towers' outputs for that folder instead.
-Out: image.npy and text.npy, (rows, D) float32 raw outputs in the order of the prepared tables; where fusion
+In:  a prepared folder, or what `share` says is new in it, and exported graphs; graphs of heads take the towers'
+     outputs for that folder instead.
+Out: image.npy and text.npy, (rows, D) float32 raw outputs in the order of the folder's tables; where fusion
      is native also image_text.npy, a row for every image and text that occur together (records.fused_keys).
+
+What is done is kept beside the output until all is: a process that was killed goes on. Shards are parts of the rows;
+they hold whole chunks, so that batches, and with them the last bits, are the same whatever the number of shards.
 """
 
+import hashlib
 import json
-from bisect import bisect_left
+import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
+import pyarrow as pa
 
-from gcl.command import parser, run
-from gcl.config import Preprocess
-from gcl.files import atomic_path
-from gcl.images import load
+from gcl.command import digest, parser, run
+from gcl.encoder import (
+    BATCH,
+    Encoder,
+    decoded,
+    encode_fused,
+    encode_texts,
+    open_encoder,
+    read_export,
+    run_batches,
+    width_of,
+)
+from gcl.fusion import read_array
+from gcl.growing import Growing, publish
 from gcl.progress import progress
-from gcl.records import fused_keys, read_parquet
+from gcl.records import Ints, fused_keys, own_counts, read_parquet
 from gcl.runtime import open_session
-from gcl.strict import parse
-from gcl.texts import clean, pad_of, read_tokenizer
 
-BATCH = 64
-PREFETCH = 4  # batches decoded ahead
+CHUNK = 1024  # rows, a multiple of BATCH, after which what is done is kept
 
 
-def read_export(onnx: Path) -> dict[str, Any]:
-    """Read export.json."""
-    try:
-        about: dict[str, Any] = json.loads((onnx / "export.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{onnx} is no exported model: {error}; run `export`") from error
-    return about
+class Shard(NamedTuple):
+    """One of several parts of the work."""
+
+    number: int = 0  # 0 <= number < of
+    of: int = 1
+
+    def rows(self, n: int) -> tuple[int, int]:
+        """Return the first row and the one after the last, of n."""
+        chunks = -(-n // CHUNK)
+        start, stop = (CHUNK * (chunks * k // self.of) for k in (self.number, self.number + 1))
+        return min(start, n), min(stop, n)
 
 
-def run_batches(session: onnxruntime.InferenceSession, rows: np.ndarray) -> np.ndarray:
-    """Run (n, F) rows through a graph of one input, 1024 at a time."""
-    name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: rows[i : i + 1024]})[0] for i in range(0, len(rows), 1024)])
+WHOLE = Shard()
 
 
-def decoded(locations: list[str], how: Preprocess, threads: int) -> Iterator[np.ndarray]:
-    """Yield batches of pixels (B, 3, S, S), decoded ahead of use in threads."""
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        chunks = [locations[i : i + BATCH] for i in range(0, len(locations), BATCH)]
-        ahead = [[pool.submit(load, name, how) for name in chunk] for chunk in chunks[:PREFETCH]]
-        for i in range(len(chunks)):
-            if i + PREFETCH < len(chunks):
-                ahead.append([pool.submit(load, name, how) for name in chunks[i + PREFETCH]])
-            yield np.stack([future.result() for future in ahead.pop(0)])
+class Work(NamedTuple):
+    """What a shard embeds."""
+
+    locations: pa.ChunkedArray  # of images
+    own_images: int  # the first so many of them have an output; others only lend their tokens to combinations
+    keys: Ints  # (K, 2) image among `locations` and text row of combinations, sorted
+    all_texts: pa.ChunkedArray
+    texts: tuple[int, int]  # rows from and to
 
 
-class Model(NamedTuple):
-    """Sessions and settings of an exported model."""
-
-    image: onnxruntime.InferenceSession
-    text: onnxruntime.InferenceSession
-    fused: onnxruntime.InferenceSession | None
-    preprocess: Preprocess
-    tokenizer: Any
-    clean: str
-    fused_context: int  # text tokens beside an image
-    threads: int
-
-
-def open_model(onnx: Path, device: str, threads: int) -> Model:
-    """Open a folder that `export` or `bundle` wrote."""
-    about = read_export(onnx)
-
-    def session(name: str) -> Any:
-        return open_session(onnx / f"{name}.onnx", device, threads, about["dtype"]) if name in about["graphs"] else None
-
-    preprocess = parse(Preprocess, about["preprocess"], str(onnx / "export.json"))
-    tokenizer = read_tokenizer(onnx / "tokenizer.json")
-    texts = (tokenizer, about["clean"], about.get("fused_context", about["context"]))
-    return Model(session("image"), session("text"), session("image_text"), preprocess, *texts, threads)
+def read_work(prepared: Path, shard: Shard, is_native: bool) -> Work:
+    """Read what a shard of a prepared folder holds."""
+    locations = read_parquet(prepared / "locations.parquet")["location"]
+    texts = read_parquet(prepared / "texts.parquet")["text"]
+    images, own_texts = own_counts(prepared) or (len(locations), len(texts))
+    start, stop = shard.rows(len(locations) if is_native else images)
+    keys: Ints = fused_keys(prepared) if is_native else np.empty((0, 2), np.int64)
+    keys = keys[slice(*np.searchsorted(keys[:, 0], [start, stop]))] - np.array([start, 0])
+    own = min(max(images - start, 0), stop - start)
+    return Work(locations[start:stop], own, keys, texts, shard.rows(own_texts))
 
 
-def embed_images(
-    model: Model, prepared: Path, texts: "Texts", mirrored: bool = False
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return (images, D) raw outputs, and (combinations, D) if fusion is native.
+def chunks_of(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the one after the last of each chunk."""
+    yield from ((at, min(at + CHUNK, stop)) for at in range(start, stop, CHUNK))
+
+
+def embed_images(model: Encoder, work: Work, grown: Growing, name: str) -> None:
+    """Embed images, and each with the texts it is joined with; or mirrored images alone.
 
     The image graph runs once per image; its tokens go to every text that the image is joined with.
     """
-    locations = read_parquet(prepared / "locations.parquet")["location"].to_pylist()
-    keys = fused_keys(prepared) if model.fused else []  # sorted by image
-    stream = decoded(locations, model.preprocess, model.threads or 2)
+    mirrored, locations = name == "image_flipped", work.locations
+    start = grown.done(name)
+    stream = decoded(locations[start:], model.preprocess, model.threads or 2)
     what = "embed mirrored images" if mirrored else "embed images"
-    outputs: list[np.ndarray] = []
-    fused: list[np.ndarray] = []
-    at = 0
-    for number, pixels in enumerate(
-        progress(stream, f"{what} (batches of {BATCH})", "batch", -(-len(locations) // BATCH))
-    ):
-        given = np.ascontiguousarray(pixels[..., ::-1]) if mirrored else pixels
-        features, *tokens = model.image.run(None, {"pixels": given})
-        outputs.append(features)
-        end = bisect_left(keys, ((number + 1) * BATCH, -1))
-        if at < end:
-            fused.append(embed_fused(model, tokens[0], number * BATCH, keys[at:end], texts))
-        at = end
-    return np.concatenate(outputs), np.concatenate(fused) if fused else None
+    batches = iter(progress(stream, f"{what} (batches of {BATCH})", "batch", -(-(len(locations) - start) // BATCH)))
+    for first, stop in chunks_of(start, len(locations)):
+        features, fused = [], []
+        for at in range(first, stop, BATCH):
+            pixels = next(batches)
+            given = np.ascontiguousarray(pixels[..., ::-1]) if mirrored else pixels
+            found, *tokens = model.image.run(None, {"pixels": given})
+            features.append(found)
+            if model.fused is not None and not mirrored:
+                keys = work.keys[slice(*np.searchsorted(work.keys[:, 0], [at, at + BATCH]))]
+                texts = work.all_texts.take(pa.array(keys[:, 1])).to_pylist()
+                fused.append(encode_fused(model, tokens[0], keys[:, 0] - at, texts))
+        blocks = {name: np.concatenate(features)[: max(0, work.own_images - first)]}
+        grown.append(name, stop, blocks | ({"image_text": np.concatenate(fused)} if fused else {}))
 
 
-class Texts(NamedTuple):
-    """The distinct texts of a prepared folder as unpadded token ids."""
-
-    ids: list[list[int]]
-    pad: int
-
-
-def tokenize(model: Model, prepared: Path) -> Texts:
-    """Tokenise every distinct text once."""
-    texts = read_parquet(prepared / "texts.parquet")["text"].to_pylist()
-    encodings = unpadded(model.tokenizer, [clean(text, model.clean) for text in texts])
-    return Texts([e.ids for e in encodings], pad_of(model.tokenizer))
+def embed_texts(model: Encoder, work: Work, grown: Growing) -> None:
+    """Embed texts; those of a chunk that are of like length share a batch."""
+    start = work.texts[0] + grown.done("text")
+    todo = list(chunks_of(start, work.texts[1]))
+    for first, stop in progress(todo, f"embed texts (chunks of {CHUNK})", "chunk"):
+        found = encode_texts(model, work.all_texts[first:stop].to_pylist())
+        grown.append("text", stop - work.texts[0], {"text": found})
 
 
-def padded(rows: list[list[int]], pad: int, length: int | None) -> np.ndarray:
-    """Return (B, L) int64 ids, padded to `length` or the longest."""
-    width = length or max(map(len, rows))
-    ids = np.full((len(rows), width), pad, np.int64)
-    for line, row in zip(ids, rows, strict=True):
-        line[: len(row)] = row
-    return ids
-
-
-def shortened(row: list[int], limit: int) -> list[int]:
-    """Cut to `limit` tokens, the last of them the one that ends a text."""
-    return row if len(row) <= limit else [*row[: limit - 1], row[-1]]
-
-
-def embed_fused(model: Model, tokens: np.ndarray, first: int, keys: list[tuple[int, int]], texts: Texts) -> np.ndarray:
-    """Embed combinations of images of one batch, whose tokens are (B, P, W), with texts; of like length together."""
-    rows = [shortened(texts.ids[text], model.fused_context) for _, text in keys]
-    order = sorted(range(len(keys)), key=lambda i: len(rows[i]))
-    outputs: list[np.ndarray] = [np.empty(0)] * len(keys)
-    for start in range(0, len(order), BATCH):
-        chosen = order[start : start + BATCH]
-        images = tokens[[keys[i][0] - first for i in chosen]]
-        ids = padded([rows[i] for i in chosen], texts.pad, None)
-        (found,) = model.fused.run(None, {"image_tokens": images, "ids": ids})  # type: ignore[union-attr]
-        for i, vector in zip(chosen, found, strict=True):
-            outputs[i] = vector
-    return np.stack(outputs)
-
-
-def embed_texts(model: Model, texts: Texts) -> np.ndarray:
-    """Return (texts, D) raw outputs of the text graph; texts of like length share a batch."""
-    order = sorted(range(len(texts.ids)), key=lambda i: (len(texts.ids[i]), i))
-    length = model.tokenizer.padding["length"]
-    outputs: list[np.ndarray] = [np.empty(0)] * len(order)
-    for start in progress(range(0, len(order), BATCH), f"embed texts (batches of {BATCH})", "batch"):
-        rows = order[start : start + BATCH]
-        (found,) = model.text.run(None, {"ids": padded([texts.ids[i] for i in rows], texts.pad, length)})
-        for i, vector in zip(rows, found, strict=True):
-            outputs[i] = vector
-    return np.stack(outputs)
-
-
-def unpadded(tokenizer: Any, texts: list[str]) -> list[Any]:
-    """Tokenise without padding, to learn the lengths."""
-    padding = tokenizer.padding
-    tokenizer.no_padding()
-    encodings: list[Any] = tokenizer.encode_batch(texts)
-    tokenizer.enable_padding(**padding)
-    return encodings
-
-
-def write(folder: Path, name: str, vectors: np.ndarray) -> None:
-    """Write one array; NaN is an error here, where its cause is near."""
-    if not np.isfinite(vectors).all():
-        bad = int((~np.isfinite(vectors)).any(1).sum())
-        raise ValueError(f"{bad} of {len(vectors)} {name} embeddings hold NaN or infinity")
-    np.save(folder / f"{name}.npy", vectors.astype(np.float32))
+def key_of(*parts: Any) -> str:
+    """Name work by everything it depends on."""
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
 
 def infer_items(
-    onnx: Path, prepared: Path, device: str, threads: int, flip: bool, folder: Path, only_texts: bool = False
+    onnx: Path,
+    prepared: Path,
+    device: str,
+    threads: int,
+    folder: Path,
+    shard: Shard = WHOLE,
+    flip: bool = False,
+    only_texts: bool = False,
 ) -> None:
-    """Embed a prepared folder with whole encoders or towers."""
-    folder.mkdir()
-    model = open_model(onnx, device, threads)
-    texts = tokenize(model, prepared)
+    """Embed a prepared folder with whole encoders or towers, going on with what `folder` has."""
+    model = open_encoder(onnx, device, threads)
+    work = read_work(prepared, shard, model.fused is not None)
+    shapes = {"text": (work.texts[1] - work.texts[0], width_of(model.text))}
     if not only_texts:
-        image, fused = embed_images(model, prepared, texts)
-        write(folder, "image", image)
-        if fused is not None:
-            write(folder, "image_text", fused)
+        shapes["image"] = (work.own_images, width_of(model.image))
+        if model.fused is not None:
+            shapes["image_text"] = (len(work.keys), width_of(model.fused))
     if flip:
-        write(folder, "image_flipped", embed_images(model._replace(fused=None), prepared, texts, mirrored=True)[0])
-    write(folder, "text", embed_texts(model, texts))
+        shapes["image_flipped"] = shapes["image"]
+    key = key_of(digest(onnx), digest(prepared), model.image.get_providers(), threads, shard, CHUNK, sorted(shapes))
+    grown = Growing(folder, key, shapes)
+    for name in ("image", "image_flipped"):
+        if name in shapes:
+            embed_images(model, work, grown, name)
+    embed_texts(model, work, grown)
+    grown.check()
     (folder / "towers.json").write_text(json.dumps(read_export(onnx)["graphs"], sort_keys=True) + "\n")
 
 
 def infer_features(onnx: Path, features: Path, device: str, threads: int, folder: Path) -> None:
-    """Run heads on the towers' outputs.
+    """Run heads on the towers' outputs, going on with what `folder` has.
 
     Raises:
         ValueError: the features are another tower's.
@@ -210,10 +163,15 @@ def infer_features(onnx: Path, features: Path, device: str, threads: int, folder
         raise ValueError(
             f"{features} comes from other towers than {onnx} was trained on; run `infer` on the towers again"
         )
-    folder.mkdir()
-    for modality in about["graphs"]:
-        session = open_session(onnx / f"{modality}.onnx", device, threads)
-        write(folder, modality, run_batches(session, np.load(features / f"{modality}.npy")))
+    sessions = {name: open_session(onnx / f"{name}.onnx", device, threads) for name in about["graphs"]}
+    given = {name: read_array(features / f"{name}.npy") for name in sessions}
+    shapes = {name: (len(given[name]), width_of(session)) for name, session in sessions.items()}
+    stamps = [(path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(features.iterdir())]
+    grown = Growing(folder, key_of(digest(onnx), features, stamps), shapes)
+    for name, session in sessions.items():
+        for first, stop in chunks_of(grown.done(name), len(given[name])):
+            grown.append(name, stop, {name: run_batches(session, given[name][first:stop])})
+    grown.check()
 
 
 def infer(
@@ -224,6 +182,7 @@ def infer(
     threads: int,
     flip: bool,
     only_texts: bool,
+    shard: Shard,
     output: Path,
 ) -> dict[str, Any]:
     """Embed with the model in `onnx`, or with each of its seeds.
@@ -233,20 +192,24 @@ def infer(
     """
     if (prepared is None) == (features is None):
         raise ValueError("give either --prepared, a prepared folder, or --features, the towers' outputs of one")
+    if not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"--shard {shard[0]} {shard[1]}: expected a number from 0 to {shard[1] - 1}, then how many")
 
     def embed(model: Path, folder: Path) -> None:
         if features is not None:
             infer_features(model, features, device, threads, folder)
         elif prepared is not None:
-            infer_items(model, prepared, device, threads, flip, folder, only_texts)
+            infer_items(model, prepared, device, threads, folder, Shard(*shard), flip, only_texts)
 
-    with atomic_path(output) as folder:
-        if (onnx / "export.json").exists():
-            embed(onnx, folder)
-        else:
-            folder.mkdir()
-            for seed in sorted(onnx.glob("seed*")):
-                embed(seed, folder / seed.name)
+    work = output.with_name(f".{output.name}.unfinished")
+    seeds = [] if (onnx / "export.json").exists() else sorted(onnx.glob("seed*"))
+    for stale in {*work.glob("seed*")} - {work / seed.name for seed in seeds}:
+        shutil.rmtree(stale)
+    if not seeds:
+        embed(onnx, work)
+    for seed in seeds:
+        embed(seed, work / seed.name)
+    publish(work, output)
     model = next(onnx.rglob("image.onnx"))
     dtype = read_export(model.parent)["dtype"]
     return {"device": device, "providers": open_session(model, device, 0, dtype).get_providers(), "dtype": dtype}
@@ -258,12 +221,13 @@ def main() -> None:
         "infer", __doc__, "--onnx results/onnx/clip_lite/towers --prepared data/prepared/clipart9 --output embeddings"
     )
     made.add_argument("--onnx", required=True, type=Path, help="exported model, or folder of seeds")
-    made.add_argument("--prepared", type=Path, help="prepared folder to embed")
+    made.add_argument("--prepared", type=Path, help="prepared folder to embed, or what `share` made of it")
     made.add_argument("--features", type=Path, help="for heads: the towers' outputs")
     made.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])
     made.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
     made.add_argument("--flip", action="store_true", help="embed mirrored images too (alone, not with texts)")
     made.add_argument("--only-texts", action="store_true", help="embed texts and no images")
+    made.add_argument("--shard", nargs=2, type=int, default=(0, 1), metavar=("K", "N"), help="part K of N, from 0")
     made.add_argument("--output", required=True, type=Path, help="folder to write")
     run(made, infer)
 

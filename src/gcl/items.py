@@ -12,6 +12,7 @@ Beside the images and texts of records.py a prepared benchmark holds:
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcl.records import NO_TEXT, Units, fused_keys, read_parquet
+from gcl.records import Ints, Units, read_parquet
 
 
 class Item(NamedTuple):
@@ -202,15 +203,16 @@ def check_lists(contents: Contents, ids: dict[str, set[str]], pools: dict[tuple[
 
 
 class Table(NamedTuple):
-    """The items of one table in order, as rows into images and texts."""
+    """The items of one table in order, as rows into images and texts: arrays, since a pool may have millions."""
 
-    ids: list[str]
-    image_rows: list[tuple[int, ...]]
-    text_rows: list[int]
-    weights: list[tuple[float, ...]]
+    ids: pa.StringArray
+    image_rows: pa.ListArray  # of int64
+    text_rows: Ints
+    weights: pa.ListArray  # of float32, an empty list where images weigh alike
 
-
-Combinations = dict[tuple[int, int], int]  # (image row, text row) -> its place among the fused_keys
+    def first(self, n: int) -> "Table":
+        """Return the first n items."""
+        return Table(*(column[:n] for column in self))
 
 
 class PreparedBenchmark(NamedTuple):
@@ -223,7 +225,15 @@ class PreparedBenchmark(NamedTuple):
     excluded: dict[str, dict[str, set[str]]]  # task -> query -> candidates
     missing: dict[str, list[str]]  # task -> queries that count as misses
     about: dict[str, Any]
-    combinations: Combinations
+
+    def queries(self, task: Task) -> list[str]:
+        """Return the ids of a task's queries, in order."""
+        ids: list[str] = self.tables[task.queries].ids.to_pylist()
+        return ids
+
+    def pool_ids(self, task: Task, pool: str) -> pa.ChunkedArray:
+        """Return the ids of a pool's candidates, in order."""
+        return pa.chunked_array([self.tables[name].ids for name in task.pools[pool]])
 
 
 def read_benchmark(folder: Path, lists: bool = False) -> PreparedBenchmark:
@@ -242,8 +252,7 @@ def read_benchmark(folder: Path, lists: bool = False) -> PreparedBenchmark:
     for task, query in columns(folder / "missing.parquet"):
         missing[task].append(query)
     own = read_lists(folder) if lists else {}
-    combinations = {key: place for place, key in enumerate(fused_keys(folder))}
-    return PreparedBenchmark(tasks, read_tables(folder), qrels, own, excluded, missing, about, combinations)
+    return PreparedBenchmark(tasks, read_tables(folder), qrels, own, excluded, missing, about)
 
 
 def columns(path: Path) -> Iterable[tuple[Any, ...]]:
@@ -255,13 +264,13 @@ def columns(path: Path) -> Iterable[tuple[Any, ...]]:
 def read_tables(folder: Path) -> dict[str, Table]:
     """Read items.parquet, a table at a time."""
     items = read_parquet(folder / "items.parquet")
-    names = items["table"].to_pylist()
-    starts = [i for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
+    names = items["table"].combine_chunks().dictionary_encode()
+    edges = [0, *(1 + np.flatnonzero(np.diff(names.indices.to_numpy()))).tolist(), len(names)]
     tables = {}
-    for start, stop in zip(starts, [*starts[1:], len(names)], strict=True):
+    for start, stop in pairwise(edges):
         part = items.slice(start, stop - start)
-        images, weights = (list(map(tuple, part[c].to_pylist())) for c in ("image_rows", "weights"))
-        tables[names[start]] = Table(part["item_id"].to_pylist(), images, part["text_row"].to_pylist(), weights)
+        ids, images, weights = (part[name].combine_chunks() for name in ("item_id", "image_rows", "weights"))
+        tables[names[start].as_py()] = Table(ids, images, part["text_row"].to_numpy(), weights)
     return tables
 
 
@@ -277,10 +286,3 @@ def read_lists(folder: Path) -> dict[tuple[str, str], dict[str, NDArray[np.int32
     for i, (task, pool, query) in enumerate(keys):
         found.setdefault((task, pool), {})[query] = rows[ends[i] : ends[i + 1]]
     return found
-
-
-def modality_of(images: tuple[int, ...], text: int) -> str:
-    """Name the modality of an item of a Table."""
-    if text == NO_TEXT:
-        return "image"
-    return "image_text" if images else "text"

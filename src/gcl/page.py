@@ -64,7 +64,9 @@ def shown_items(prepared: Path, bench: PreparedBenchmark) -> dict[tuple[str, str
     return {
         (name, item): Shown(locations[images[0]] if images else None, None if text == NO_TEXT else texts[text])
         for name, table in bench.tables.items()
-        for item, images, text in zip(table.ids, table.image_rows, table.text_rows, strict=True)
+        for item, images, text in zip(
+            table.ids.to_pylist(), table.image_rows.to_pylist(), table.text_rows.tolist(), strict=True
+        )
     }
 
 
@@ -81,12 +83,14 @@ def gallery(
     """Show a few queries of each task with the first candidates of each recipe, global pool, hits marked."""
     shown = shown_items(prepared, bench)
     table_of = {
-        item: name for name in {n for t in bench.tasks for n in t.pools["global"]} for item in bench.tables[name].ids
+        item: name
+        for name in {n for t in bench.tasks for n in t.pools["global"]}
+        for item in bench.tables[name].ids.to_pylist()
     }
     parts = []
     for task in bench.tasks:
         parts.append(f'<h3 id="{task.name}">{task_label(task.name)}</h3>')
-        ids = bench.tables[task.queries].ids
+        ids = bench.queries(task)
         for row in range(0, len(ids), max(1, len(ids) // per_task))[:per_task]:
             good = bench.qrels[task.name].get(ids[row], {})
             parts.append(f'<div class="query"><div>{item_html(shown[task.queries, ids[row]], pictures)}</div><div>')

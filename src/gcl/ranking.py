@@ -1,11 +1,12 @@
 """Exact rankings of arrays: the k best of a pool that is read in blocks, ties to the lower row."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from gcl.fusion import Floats
-from gcl.vectors import Ints
+from gcl.records import Ints
 
 QUERIES = 1024  # that are scored at a time
 
@@ -70,7 +71,18 @@ def best_of_blocks(
     return np.concatenate([s for s, _ in state]), np.concatenate([c for _, c in state])
 
 
-def expanded(best: Floats, groups: Ints, members: list[Ints], k: int) -> tuple[list[Floats], list[Ints]]:
+class Members(NamedTuple):
+    """The rows of each group of rows, one group after the other."""
+
+    rows: Ints  # (n,) ascending within a group
+    starts: Ints  # (groups + 1,) into rows
+
+    def of(self, group: int) -> Ints:
+        """Return the rows of a group."""
+        return self.rows[self.starts[group] : self.starts[group + 1]]
+
+
+def expanded(best: Floats, groups: Ints, members: Members, k: int) -> tuple[list[Floats], list[Ints]]:
     """Turn rankings of distinct items into rankings of items, ties to the lower row.
 
     Groups are numbered by their first members, so the k best groups hold the k best items.
@@ -78,7 +90,7 @@ def expanded(best: Floats, groups: Ints, members: list[Ints], k: int) -> tuple[l
     Args:
         best: (Q, k) scores of groups, highest first.
         groups: (Q, k) which group each is.
-        members: per group its rows of the pool, ascending.
+        members: the rows of the pool in each group.
         k: how many items to keep.
 
     Returns:
@@ -86,18 +98,19 @@ def expanded(best: Floats, groups: Ints, members: list[Ints], k: int) -> tuple[l
     """
     all_scores, all_rows = [], []
     for scores, row in zip(best, groups, strict=True):
-        rows = np.concatenate([members[g] for g in row])
-        each = np.repeat(scores, [len(members[g]) for g in row])
+        found = [members.of(g) for g in row]
+        rows = np.concatenate(found)
+        each = np.repeat(scores, list(map(len, found)))
         order = np.lexsort((rows, -each))[:k]
         all_scores.append(each[order])
         all_rows.append(rows[order])
     return all_scores, all_rows
 
 
-def members_of(rows: Ints, groups: int) -> list[Ints]:
+def members_of(rows: Ints, groups: int) -> Members:
     """Return the rows of each group, given each row's group."""
-    order = np.argsort(rows, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(rows, minlength=groups))[:-1])
+    starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=groups))])
+    return Members(np.argsort(rows, kind="stable"), starts)
 
 
 def rank_list(

@@ -13,15 +13,19 @@ A prepared benchmark has further tables, see items.py.
 
 import csv
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 NO_TEXT = -1
+Ints = NDArray[np.int64]
 
 
 class Pair(NamedTuple):
@@ -114,11 +118,38 @@ def read_pairs(folder: Path) -> PreparedPairs:
     return PreparedPairs(table["image_row"].to_numpy(), table["text_rows"].to_pylist())
 
 
-def fused_keys(folder: Path) -> list[tuple[int, int]]:
-    """Return the distinct (image row, text row) that occur together in a prepared folder, sorted."""
+def fused_keys(folder: Path) -> Ints:
+    """Return the distinct (image row, text row) that occur together in a prepared folder, (K, 2), sorted."""
+    if (folder / "fused.parquet").exists():
+        table = read_parquet(folder / "fused.parquet")
+        return np.stack([table["image_row"].to_numpy(), table["text_row"].to_numpy()], axis=-1)
     if (folder / "pairs.parquet").exists():
-        pairs = read_pairs(folder)
-        return sorted({(int(i), t) for i, texts in zip(pairs.image_rows, pairs.text_rows, strict=True) for t in texts})
-    table = read_parquet(folder / "items.parquet", ["image_rows", "text_row"])
-    items = zip(table["image_rows"].to_pylist(), table["text_row"].to_pylist(), strict=True)
-    return sorted({(i, text) for images, text in items if text != NO_TEXT for i in images})
+        lists, single = "text_rows", "image_row"
+        table = read_parquet(folder / "pairs.parquet", [single, lists])
+    else:
+        lists, single = "image_rows", "text_row"
+        table = read_parquet(folder / "items.parquet", [lists, single])
+        table = table.filter(pc.field(single) != NO_TEXT)
+    many = table[lists].combine_chunks()
+    each = np.repeat(table[single].to_numpy(), many.value_lengths().to_numpy())
+    pair = (each, many.flatten().to_numpy())
+    return split_codes(np.unique(to_codes(*(pair if single == "image_row" else pair[::-1]))))
+
+
+def own_counts(folder: Path) -> tuple[int, int] | None:
+    """Return how many images and texts of a folder of `share` are new; None for a prepared folder."""
+    path = folder / "own.json"
+    if not path.exists():
+        return None
+    own = json.loads(path.read_text())
+    return own["images"], own["texts"]
+
+
+def to_codes(images: Ints, texts: Ints) -> Ints:
+    """Return one number for each pair of rows from -1 to 2**31; numbers are in the order of the pairs."""
+    return ((images + 1) << 32) | (texts + 1)
+
+
+def split_codes(codes: Ints) -> Ints:
+    """Return the pairs of rows, (n, 2)."""
+    return np.stack([(codes >> 32) - 1, (codes & 0xFFFFFFFF) - 1], axis=-1)

@@ -28,6 +28,7 @@ from gcl.figures import (
 )
 from gcl.files import atomic_path, write_json
 from gcl.items import PreparedBenchmark, Task, read_benchmark
+from gcl.layout import place
 from gcl.page import Pictures, gallery, inline_figures, page, table_html
 from gcl.progress import progress
 from gcl.protocols import Benchmark
@@ -239,8 +240,7 @@ def collect_views(project: Project, results: Path, benchmark: str, bench: Prepar
         view_recipe(
             recipe,
             results / "runs" / backbone / recipe / f"{benchmark}.parquet",
-            results / "prepared" / benchmark,
-            results / "embeddings" / backbone / recipe / benchmark,
+            place(project, backbone, recipe, benchmark),
             project.backbones[backbone].fusion,
             bench,
         )
@@ -248,17 +248,12 @@ def collect_views(project: Project, results: Path, benchmark: str, bench: Prepar
     ]
 
 
-def collect_gaps(project: Project, results: Path, benchmark: str, bench: PreparedBenchmark) -> dict[str, float]:
+def collect_gaps(project: Project, benchmark: str, bench: PreparedBenchmark) -> dict[str, float]:
     """Return the modality gap of every backbone and recipe, keyed backbone/recipe; NaN without images or texts."""
     config = project.config
     return {
         f"{backbone}/{recipe}": gap(
-            units_of(
-                results / "prepared" / benchmark,
-                results / "embeddings" / backbone / recipe / benchmark,
-                project.backbones[backbone].fusion,
-                bench,
-            )
+            units_of(place(project, backbone, recipe, benchmark), project.backbones[backbone].fusion, bench)
         )
         for backbone, recipe in runs_of(config)
     }
@@ -306,7 +301,7 @@ def report_benchmark(
     config, row = project.config, project.benchmarks[benchmark]
     bench = read_benchmark(results / "prepared" / benchmark)
     found = read_results(config, results, benchmark, bench.tasks)
-    gaps = collect_gaps(project, results, benchmark, bench)
+    gaps = collect_gaps(project, benchmark, bench)
     rows = full_rows(found, bench.tasks, config, protocols(project, row, bench))
     text = summary(row.title, row.headline, found, gaps, bench, config)
     with (tables / "summary.md").open("a") as file:

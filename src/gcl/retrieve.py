@@ -5,25 +5,26 @@ Out: a run as Parquet: seed, task, pool, calibration, query_id, candidate_id, ra
      same as TREC files, one per seed, task, pool and calibration.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gcl import calibrate
 from gcl.calibrate import MODALITIES
 from gcl.command import parser, run
+from gcl.encoder import read_export
 from gcl.files import atomic_path
 from gcl.fusion import Floats, Outputs, read_outputs
-from gcl.infer import read_export
-from gcl.items import Combinations, PreparedBenchmark, Task, read_benchmark
+from gcl.items import PreparedBenchmark, Task, read_benchmark
 from gcl.progress import progress
 from gcl.ranking import best_of_blocks, expanded, members_of, rank_list
-from gcl.records import fused_keys
-from gcl.vectors import Distinct, Ints, Source, distinct_items, unit_vectors
+from gcl.records import Ints, fused_keys, to_codes
+from gcl.vectors import Distinct, Source, distinct_items, unit_vectors
 
 BLOCK = 16384  # candidates that are fused and scored at a time
 
@@ -46,7 +47,7 @@ class Ranker:
         """Return the distinct items of tables."""
         key = tuple(names)
         if key not in self.known:
-            self.known[key] = distinct_items([self.bench.tables[name] for name in names], self.source.combinations)
+            self.known[key] = distinct_items([self.bench.tables[name] for name in names])
         return self.known[key]
 
     def vectors(self, items: Distinct, start: int, stop: int, mode: str) -> Floats:
@@ -91,23 +92,19 @@ class Ranker:
         out = self.bench.excluded[task.name]
         if not out:
             return []
-        ids = [item_id for name in task.pools[pool] for item_id in self.bench.tables[name].ids]
-        row_of = {item_id: row for row, item_id in enumerate(ids)}
-        queries = self.bench.tables[task.queries].ids
-        return [{row_of[c] for c in out.get(query, ()) if c in row_of} for query in queries]
+        ids = pa.array(sorted(set().union(*out.values())), pa.string())
+        found = pc.index_in(ids, value_set=self.bench.pool_ids(task, pool)).to_pylist()
+        row_of = {item_id: row for item_id, row in zip(ids.to_pylist(), found, strict=True) if row is not None}
+        return [{row_of[c] for c in out.get(query, ()) if c in row_of} for query in self.bench.queries(task)]
 
     def rank_lists(self, task: Task, pool: str, queries: Distinct, asked: Floats, mode: str, k: int) -> Ranked:
         """Rank each query's own list."""
         items = self.distinct(task.pools[pool])
-        ids = self.bench.tables[task.queries].ids
+        ids = self.bench.queries(task)
         lists = self.bench.lists[task.name, pool]
         own = [np.unique(items.rows[lists[query]], return_inverse=True) for query in ids]
         used, compact = np.unique(np.concatenate([u for u, _ in own]), return_inverse=True)
-        part = items._replace(
-            images=items.images[used], texts=items.texts[used], fused=items.fused[used],
-            several={new: items.several[old] for new, old in enumerate(used.tolist()) if old in items.several},
-            modalities=items.modalities[used],
-        )  # fmt: skip
+        part = items.part(used)
         vectors = self.vectors(part, 0, len(used), mode)
         ranked = Ranked([], [])
         at = 0
@@ -140,9 +137,9 @@ def run_table(task: Task, pool: str, mode: str, seed: int, ranked: Ranked, bench
     """Return a ranking as rows of the run."""
     lengths = [len(rows) for rows in ranked.rows]
     rows = np.concatenate(ranked.rows)
-    ids = np.array([i for name in task.pools[pool] for i in bench.tables[name].ids], dtype=object)
     used, codes = np.unique(rows, return_inverse=True)
     queries = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    ids = bench.pool_ids(task, pool).take(pa.array(used)).combine_chunks()
     return pa.table(
         {
             "seed": pa.array(np.full(len(rows), seed, np.int16)),
@@ -150,7 +147,7 @@ def run_table(task: Task, pool: str, mode: str, seed: int, ranked: Ranked, bench
             "pool": constant(pool, len(rows)),
             "calibration": constant(mode, len(rows)),
             "query_id": pa.DictionaryArray.from_arrays(queries, bench.tables[task.queries].ids),
-            "candidate_id": pa.DictionaryArray.from_arrays(codes.astype(np.int32), pa.array(ids[used], pa.string())),
+            "candidate_id": pa.DictionaryArray.from_arrays(codes.astype(np.int32), ids),
             "rank": np.concatenate([np.arange(1, n + 1, dtype=np.int16) for n in lengths]),
             "score": np.concatenate(ranked.scores),
         }
@@ -164,8 +161,8 @@ def constant(value: str, n: int) -> pa.DictionaryArray:
 
 def check_rows(bench: PreparedBenchmark, outputs: Outputs, combinations: int, folder: Path) -> None:
     """Raise ValueError if the embeddings are not of this benchmark, or not of one model."""
-    images = 1 + max((row for t in bench.tables.values() for rows in t.image_rows for row in rows), default=-1)
-    texts = 1 + max(row for t in bench.tables.values() for row in t.text_rows)
+    images = 1 + max(int(t.image_rows.flatten().to_numpy().max(initial=-1)) for t in bench.tables.values())
+    texts = 1 + max(int(t.text_rows.max()) for t in bench.tables.values())
     wanted_rows = (images, texts, combinations)
     for name, array, wanted in zip(("image", "text", "image_text"), outputs, wanted_rows, strict=True):
         if array is None:
@@ -182,21 +179,26 @@ def check_rows(bench: PreparedBenchmark, outputs: Outputs, combinations: int, fo
             )
 
 
-def read_source(prepared: Path, embeddings: Path, fusion: str) -> Source:
+def read_source(prepared: Path, embeddings: Sequence[Path], shared: Path | None, fusion: str) -> Source:
     """Read what a model made of a prepared benchmark."""
-    outputs = read_outputs(embeddings)
-    keys = fused_keys(prepared) if outputs.fused is not None else []
-    combinations: Combinations = {key: place for place, key in enumerate(keys)}
-    return Source(outputs, combinations, fusion)
+    outputs = read_outputs(embeddings, shared)
+    keys = to_codes(*fused_keys(prepared).T) if outputs.fused is not None else np.empty(0, np.int64)
+    return Source(outputs, keys, fusion)
 
 
 def rank_seed(
-    bench: PreparedBenchmark, prepared: Path, embeddings: Path, onnx: Path, modes: list[str], k: int
+    bench: PreparedBenchmark,
+    prepared: Path,
+    embeddings: Sequence[Path],
+    shared: Path | None,
+    onnx: Path,
+    modes: list[str],
+    k: int,
 ) -> Iterator[pa.Table]:
     """Yield the rankings of one seed for all calibrations, tasks and pools."""
     about = read_export(onnx)
-    source = read_source(prepared, embeddings, about["fusion"])
-    check_rows(bench, source.outputs, len(source.combinations), embeddings)
+    source = read_source(prepared, embeddings, shared, about["fusion"])
+    check_rows(bench, source.outputs, len(source.keys), embeddings[-1])
     stats = calibrate.from_dict(about["calibration"]) if "calibration" in about else None
     ranker = Ranker(bench, source, stats)
     for mode in modes:
@@ -230,7 +232,14 @@ def write_trec(run_table: pa.Table, folder: Path, name: str) -> None:
 
 
 def retrieve(
-    prepared: Path, embeddings: Path, onnx: Path, calibrations: list[str], depth: int, trec: Path | None, output: Path
+    prepared: Path,
+    embeddings: list[Path],
+    shared: Path | None,
+    onnx: Path,
+    calibrations: list[str],
+    depth: int,
+    trec: Path | None,
+    output: Path,
 ) -> None:
     """Rank every pool for every query, seed and calibration.
 
@@ -238,16 +247,17 @@ def retrieve(
         ValueError: embeddings of another benchmark, NaN in them, or no seed at all.
     """
     bench = read_benchmark(prepared, lists=True)
-    if (embeddings / "image.npy").exists():
+    if (embeddings[-1] / "image.npy").exists():
         models = [(embeddings, onnx)]
     else:
-        models = [(seed, onnx / seed.name) for seed in sorted(embeddings.glob("seed*"))]
+        seeds = [seed.name for seed in sorted(embeddings[-1].glob("seed*"))]
+        models = [([folder / seed for folder in embeddings], onnx / seed) for seed in seeds]
     if not models:
-        raise ValueError(f"{embeddings} holds neither image.npy nor folders of seeds; run `infer`")
+        raise ValueError(f"{embeddings[-1]} holds neither image.npy nor folders of seeds; run `infer`")
     with atomic_path(output) as temporary:
         writer = None
-        for model in models:
-            for table in rank_seed(bench, prepared, *model, calibrations, depth):
+        for folders, model in models:
+            for table in rank_seed(bench, prepared, folders, shared, model, calibrations, depth):
                 writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
                 writer.write_table(table, row_group_size=max(1, len(table)))  # one group per ranking, as `score` reads
                 if trec is not None:
@@ -262,7 +272,14 @@ def main() -> None:
         "retrieve", __doc__, "--prepared data/prepared/clipart9 --embeddings ... --onnx ... --output run.parquet"
     )
     made.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
-    made.add_argument("--embeddings", required=True, type=Path, help="what `infer` wrote: a model or its seeds")
+    made.add_argument(
+        "--embeddings",
+        required=True,
+        nargs="+",
+        type=Path,
+        help="what `infer` wrote: a model or its seeds; several parts in order, those of earlier benchmarks first",
+    )
+    made.add_argument("--shared", type=Path, help="what `share` wrote, if earlier benchmarks' embeddings are given")
     made.add_argument("--onnx", required=True, type=Path, help="the exported model or seeds it was made with")
     made.add_argument("--calibrations", nargs="+", default=["none"], choices=calibrate.MODES)
     made.add_argument("--depth", type=int, default=100, help="candidates kept per query")

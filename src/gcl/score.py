@@ -137,7 +137,7 @@ class Scored(NamedTuple):
 def score_rankings(path: Path, bench: PreparedBenchmark, measures: list[str], resamples: int) -> Iterator[Scored]:
     """Yield each ranking with its values, their interval, and ties."""
     parsed = {ir_measures.parse_measure(library_name(m)) for m in measures}
-    queries = {task.name: bench.tables[task.queries].ids for task in bench.tasks}
+    queries = {task.name: bench.queries(task) for task in bench.tasks}
     evaluators: dict[str, Any] = {}
     counts: dict[int, np.ndarray] = {}
     for ranking in rankings(path, queries):

@@ -15,7 +15,7 @@ from gcl.heads import Head, apply_folded
 from gcl.losses import duplicates
 from gcl.optimize import Curve, Steps
 from gcl.progress import progress
-from gcl.records import fused_keys, read_pairs
+from gcl.records import fused_keys, read_pairs, to_codes
 from gcl.triplets import recipe_loss, triplet
 
 PARITY_ROWS = 32
@@ -47,8 +47,8 @@ def read_features(pairs: Path, features: Path, sentences: Path | None) -> Featur
         raise ValueError(f"{features} has {len(image)} images, the pairs name row {int(rows.max())}; run `infer` again")
     widest = max(map(len, prepared.text_rows))
     padded = [row + row[:1] * (widest - len(row)) for row in prepared.text_rows]
-    place = {key: i for i, key in enumerate(fused_keys(pairs))}
-    together = [[place[i, t] for t in row] for i, row in zip(rows.tolist(), padded, strict=True)]
+    codes = to_codes(*fused_keys(pairs).T)
+    together = np.searchsorted(codes, to_codes(prepared.image_rows[:, None], np.array(padded)))
     fused = read("image_text") if (features / "image_text.npy").exists() else None
     return Features(
         torch.cat([image[rows], flipped[rows]]),
@@ -56,7 +56,7 @@ def read_features(pairs: Path, features: Path, sentences: Path | None) -> Featur
         fused,
         rows,
         torch.tensor(padded),
-        torch.tensor(together),
+        torch.from_numpy(together),
         torch.tensor([len(row) for row in prepared.text_rows]),
         None if sentences is None else normalize(torch.from_numpy(np.load(sentences / "text.npy")), dim=1),
     )

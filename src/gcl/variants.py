@@ -22,9 +22,9 @@ import numpy as np
 import onnx
 
 from gcl.command import parser, run
+from gcl.encoder import read_export
 from gcl.files import atomic_path, sha256_file
 from gcl.fusion import read_outputs
-from gcl.infer import read_export
 from gcl.items import read_benchmark
 from gcl.registry import lookup
 from gcl.retrieve import retrieve
@@ -122,9 +122,10 @@ def embed(model: Path, prepared: Path, device: str, output: Path) -> None:
 def distance(embeddings: Path, reference: Path) -> float:
     """Return the largest 1 - cosine of any vector."""
     worst = 0.0
-    for a, b in zip(read_outputs(embeddings), read_outputs(reference), strict=True):
+    for a, b in zip(read_outputs([embeddings]), read_outputs([reference]), strict=True):
         if a is not None and b is not None:
-            cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+            x, y = a[:], b[:]
+            cosine = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
             worst = max(worst, float(1 - cosine.min()))
     return worst
 
@@ -132,7 +133,7 @@ def distance(embeddings: Path, reference: Path) -> float:
 def measured(model: Path, prepared: Path, embeddings: Path, measure: str, folder: Path) -> dict[str, float]:
     """Return the mean of the tasks by pool, in percent."""
     bench = read_benchmark(prepared)
-    retrieve(prepared, embeddings, model, ["none"], 100, None, folder / "run.parquet")
+    retrieve(prepared, [embeddings], None, model, ["none"], 100, None, folder / "run.parquet")
     score(folder / "run.parquet", prepared, "x", "x", "x", [measure], 10, folder / "scores")
     result = read_result(folder / "scores", "x", "x", {task.name: measure for task in bench.tasks})
     return {

@@ -4,22 +4,24 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from gcl import calibrate
 from gcl.calibrate import MODALITIES
-from gcl.fusion import Floats, Outputs
-from gcl.items import Combinations, Table, modality_of
+from gcl.fusion import Floats, Outputs, Stacked
+from gcl.items import Table
+from gcl.records import Ints, split_codes, to_codes
 
-Ints = NDArray[np.int64]
 NOTHING = -1
+Several = dict[int, tuple[tuple[int, ...], tuple[float, ...]]]
 
 
 class Source(NamedTuple):
     """A model's outputs for a prepared benchmark, and how they are fused."""
 
     outputs: Outputs
-    combinations: Combinations  # empty unless fusion is native
+    keys: Ints  # (K,) sorted codes of the (image row, text row) that outputs.fused has; empty unless fusion is native
     fusion: str
 
 
@@ -28,27 +30,44 @@ class Distinct(NamedTuple):
 
     images: Ints  # (U,) row of the image, the first of several; NOTHING for none
     texts: Ints  # (U,) row of the text; NOTHING for none
-    fused: Ints  # (U,) row of the combination where fusion is native; NOTHING for none
-    several: dict[int, tuple[tuple[int, ...], tuple[float, ...]]]  # items of several images: their rows and weights
+    several: Several  # items of several images: their rows and weights
     modalities: NDArray[np.int8]  # (U,) into MODALITIES
     rows: Ints  # (n,) distinct item of every item, one table after the other
 
+    def part(self, used: Ints) -> "Distinct":
+        """Return some of the distinct items; `rows` mean nothing there."""
+        several = {new: self.several[old] for new, old in enumerate(used.tolist()) if old in self.several}
+        return Distinct(self.images[used], self.texts[used], several, self.modalities[used], self.rows[:0])
 
-def distinct_items(tables: Iterable[Table], combinations: Combinations) -> Distinct:
+
+def distinct_items(tables: Iterable[Table]) -> Distinct:
     """Find the distinct items of tables that are searched together."""
-    order: dict[tuple[tuple[int, ...], int, tuple[float, ...]], int] = {}
-    rows = [
-        order.setdefault(key, len(order))
-        for table in tables
-        for key in zip(table.image_rows, table.text_rows, table.weights, strict=True)
-    ]
-    images = np.array([key[0][0] if key[0] else NOTHING for key in order], np.int64)
-    texts = np.array([key[1] for key in order], np.int64)
-    pairs = zip(images.tolist(), texts.tolist(), strict=True)
-    fused = [combinations[i, t] if combinations and i >= 0 and t >= 0 else NOTHING for i, t in pairs]
-    several = {place: (key[0], key[2]) for key, place in order.items() if len(key[0]) > 1}
-    modalities = np.array([MODALITIES.index(modality_of(key[0], key[1])) for key in order], np.int8)
-    return Distinct(images, texts, np.array(fused, np.int64), several, modalities, np.array(rows, np.int64))
+    several: dict[tuple[tuple[int, ...], int, tuple[float, ...]], int] = {}
+    codes = pa.array(np.concatenate([item_codes(table, several) for table in tables])).dictionary_encode()
+    found = codes.dictionary.to_numpy()  # in order of first occurrence
+    known = list(several)
+    images, texts = split_codes(found).T
+    places = np.flatnonzero(found < 0)
+    keys = [known[-1 - code] for code in found[places].tolist()]
+    images[places], texts[places] = [key[0][0] for key in keys], [key[1] for key in keys]
+    modalities = np.where(texts == NOTHING, 0, np.where(images == NOTHING, 1, 2)).astype(np.int8)
+    of_several = {int(place): (key[0], key[2]) for place, key in zip(places, keys, strict=True)}
+    return Distinct(images, texts, of_several, modalities, codes.indices.to_numpy().astype(np.int64))
+
+
+def item_codes(table: Table, several: dict[tuple[tuple[int, ...], int, tuple[float, ...]], int]) -> Ints:
+    """Return a number for each item, equal for equal items; those of several images are below 0 and listed."""
+    lengths = table.image_rows.value_lengths().to_numpy()
+    flat = table.image_rows.flatten().to_numpy()
+    starts = np.cumsum(lengths) - lengths
+    images = np.full(len(lengths), NOTHING, np.int64)
+    images[lengths > 0] = flat[starts[lengths > 0]]
+    codes = to_codes(images, table.text_rows)
+    for item in np.flatnonzero(lengths > 1).tolist():
+        rows = tuple(flat[starts[item] : starts[item] + lengths[item]].tolist())
+        key = (rows, int(table.text_rows[item]), tuple(table.weights[item].as_py()))
+        codes[item] = -1 - several.setdefault(key, len(several))
+    return codes
 
 
 def pooled(outputs: Floats, weights: tuple[float, ...]) -> Floats:
@@ -64,34 +83,41 @@ def pooled(outputs: Floats, weights: tuple[float, ...]) -> Floats:
 
 def unit_vectors(items: Distinct, start: int, stop: int, source: Source, mode: str, stats: Any) -> Floats:
     """Return (stop - start, D) unit vectors of distinct items, calibrated by `mode`."""
-    outputs, combinations, fusion = source
+    outputs = source.outputs
     found = np.empty((stop - start, outputs.text.shape[1]), np.float32)
     for number, modality in enumerate(MODALITIES):
         chosen = start + np.flatnonzero(items.modalities[start:stop] == number)
         if not len(chosen):
             continue
         if modality == "image_text" and outputs.fused is not None:
-            places = {
-                int(u): tuple(combinations[image, int(items.texts[u])] for image in items.several[int(u)][0])
-                for u in chosen
-                if int(u) in items.several
-            }
-            fused = gathered(outputs.fused, items.fused, chosen, items, places)
-            found[chosen - start] = calibrate.vectors(None, None, mode, fusion, stats, fused)
+            fused = fused_outputs(items, chosen, outputs.fused, source.keys)
+            found[chosen - start] = calibrate.vectors(None, None, mode, source.fusion, stats, fused)
             continue
-        images = {int(u): items.several[int(u)][0] for u in chosen if int(u) in items.several}
-        image = None if modality == "text" else gathered(outputs.image, items.images, chosen, items, images)
+        image = None if modality == "text" else image_outputs(items, chosen, outputs.image)
         text = None if modality == "image" else np.asarray(outputs.text[items.texts[chosen]], np.float32)
-        found[chosen - start] = calibrate.vectors(image, text, mode, fusion, stats)
+        found[chosen - start] = calibrate.vectors(image, text, mode, source.fusion, stats)
     return found
 
 
-def gathered(outputs: Floats, rows: Ints, chosen: Ints, items: Distinct, several: dict[int, tuple[int, ...]]) -> Floats:
-    """Return the outputs of chosen items, those of several images pooled."""
-    picked = np.asarray(outputs[rows[chosen]], np.float32)
-    for place, item in enumerate(chosen.tolist() if several else []):
-        if item in several:
-            picked[place] = pooled(outputs[list(several[item])], items.several[item][1])
+def image_outputs(items: Distinct, chosen: Ints, outputs: Floats | Stacked) -> Floats:
+    """Return the outputs of chosen items' images, several of them pooled."""
+    picked = np.asarray(outputs[items.images[chosen]], np.float32)
+    for place, item in enumerate(chosen.tolist() if items.several else []):
+        if item in items.several:
+            rows, weights = items.several[item]
+            picked[place] = pooled(outputs[np.array(rows)], weights)
+    return picked
+
+
+def fused_outputs(items: Distinct, chosen: Ints, outputs: Floats | Stacked, keys: Ints) -> Floats:
+    """Return the outputs of chosen items' images and texts together, several images pooled."""
+    codes = to_codes(items.images[chosen], items.texts[chosen])
+    picked = np.asarray(outputs[np.searchsorted(keys, codes)], np.float32)
+    for place, item in enumerate(chosen.tolist() if items.several else []):
+        if item in items.several:
+            rows, weights = items.several[item]
+            together = to_codes(np.array(rows), np.full(len(rows), items.texts[item]))
+            picked[place] = pooled(outputs[np.searchsorted(keys, together)], weights)
     return picked
 
 
@@ -105,5 +131,5 @@ class Vectors(NamedTuple):
 
 def all_vectors(table: Table, source: Source) -> Vectors:
     """Return the uncalibrated unit vectors of a small table."""
-    items = distinct_items([table], source.combinations)
+    items = distinct_items([table])
     return Vectors(unit_vectors(items, 0, len(items.images), source, "none", None), items.rows, items.modalities)

@@ -7,7 +7,8 @@ import numpy as np
 from gcl.calibrate import MODALITIES
 from gcl.figures import View
 from gcl.fusion import Floats
-from gcl.items import PreparedBenchmark, Table
+from gcl.items import PreparedBenchmark
+from gcl.layout import Place
 from gcl.retrieve import read_source
 from gcl.score import Ranking, rankings
 from gcl.vectors import Vectors, all_vectors
@@ -17,7 +18,7 @@ CANDIDATES = 20_000  # of a table, whose modality gap is measured
 
 def first_rankings(run: Path, bench: PreparedBenchmark) -> dict[str, Ranking]:
     """Return the global ranking of each task by the run's first seed, uncalibrated."""
-    queries = {task.name: bench.tables[task.queries].ids for task in bench.tasks}
+    queries = {task.name: bench.queries(task) for task in bench.tasks}
     found: dict[str, Ranking] = {}
     for ranking in rankings(run, queries):
         if ranking.pool == "global" and ranking.calibration == "none":
@@ -28,7 +29,7 @@ def first_rankings(run: Path, bench: PreparedBenchmark) -> dict[str, Ranking]:
 def first_hits(ranking: Ranking, bench: PreparedBenchmark) -> np.ndarray:
     """Return (Q,) ranks of the first relevant candidate, 0 where there is none."""
     task = next(t for t in bench.tasks if t.name == ranking.task)
-    relevant = [bench.qrels[ranking.task].get(q, {}) for q in bench.tables[task.queries].ids]
+    relevant = [bench.qrels[ranking.task].get(q, {}) for q in bench.queries(task)]
     return np.array(
         [
             next((rank for rank, c in enumerate(row, 1) if c in good), 0)
@@ -56,7 +57,7 @@ def relevance(bench: PreparedBenchmark, task_name: str, queries: list[str], cand
 
 def shares(top: dict[str, Ranking], bench: PreparedBenchmark) -> dict[str, dict[str, float]]:
     """Return the share of each candidate modality in the top 10 by query modality."""
-    modality_of = {i: m for name, m in pool_modalities(bench).items() for i in bench.tables[name].ids}
+    modality_of = {i: m for name, m in pool_modalities(bench).items() for i in bench.tables[name].ids.to_pylist()}
     counts = {q: dict.fromkeys(MODALITIES, 0) for q in MODALITIES}
     for task in bench.tasks:
         for row in top[task.name].candidates:
@@ -70,9 +71,10 @@ def pool_modalities(bench: PreparedBenchmark) -> dict[str, str]:
     return {name: task.candidate_modality for task in bench.tasks for name in task.pools["local"]}
 
 
-def item_units(prepared: Path, embeddings: Path, fusion: str, bench: PreparedBenchmark) -> dict[str, Vectors]:
+def item_units(place: Place, fusion: str, bench: PreparedBenchmark) -> dict[str, Vectors]:
     """Return the unit vectors of every table by the first seed."""
-    source = read_source(prepared, sorted(embeddings.glob("seed*"))[0], fusion)
+    seed = sorted(place.embeddings[-1].glob("seed*"))[0].name
+    source = read_source(place.prepared, [folder / seed for folder in place.embeddings], place.shared, fusion)
     return {name: all_vectors(table, source) for name, table in bench.tables.items()}
 
 
@@ -87,24 +89,19 @@ def by_modality(vectors: dict[str, Vectors], bench: PreparedBenchmark) -> dict[s
     return {modality: found for modality, found in joined.items() if len(found)}
 
 
-def units_of(prepared: Path, embeddings: Path, fusion: str, bench: PreparedBenchmark) -> dict[str, Floats]:
+def units_of(place: Place, fusion: str, bench: PreparedBenchmark) -> dict[str, Floats]:
     """Return the unit vectors of the candidates by modality, of at most CANDIDATES of each table."""
-    few = {
-        name: Table(t.ids[:CANDIDATES], t.image_rows[:CANDIDATES], t.text_rows[:CANDIDATES], t.weights[:CANDIDATES])
-        for name, t in bench.tables.items()
-    }
-    return by_modality(item_units(prepared, embeddings, fusion, bench._replace(tables=few)), bench)
+    few = {name: table.first(CANDIDATES) for name, table in bench.tables.items()}
+    return by_modality(item_units(place, fusion, bench._replace(tables=few)), bench)
 
 
-def view_recipe(
-    recipe: str, run: Path, prepared: Path, embeddings: Path, fusion: str, bench: PreparedBenchmark
-) -> View:
+def view_recipe(recipe: str, run: Path, place: Place, fusion: str, bench: PreparedBenchmark) -> View:
     """Collect everything the figures show of one recipe."""
-    vectors = item_units(prepared, embeddings, fusion, bench)
+    vectors = item_units(place, fusion, bench)
     positives, others = {}, {}
     for task in bench.tasks:
         (pool,) = task.pools["local"]
-        found = relevance(bench, task.name, bench.tables[task.queries].ids, bench.tables[pool].ids)
+        found = relevance(bench, task.name, bench.queries(task), bench.tables[pool].ids.to_pylist())
         positives[task.name], others[task.name] = task_cosines(vectors[task.queries], vectors[pool], found)
     top = first_rankings(run, bench)
     hits = {name: first_hits(ranking, bench) for name, ranking in top.items()}

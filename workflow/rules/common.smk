@@ -1,9 +1,11 @@
 # The config with its registries, path patterns, and the functions that choose inputs. No rules here.
 
 import os
+import re
 from modulefinder import ModuleFinder
 
 from gcl.config import ancestry, backbone_files, experiment_of, load, runs_of, wanted
+from gcl.layout import earlier, parts, place, split_part, to_embed
 from gcl.strict import to_json
 
 PROJECT = load(config)
@@ -17,7 +19,7 @@ wildcard_constraints:
     backbone="|".join({*CONFIG.backbones, CONFIG.sentences}),
     recipe="|".join(RECIPES),
     benchmark="|".join(CONFIG.benchmarks),
-    prepared="|".join([CONFIG.pairs, *CONFIG.benchmarks]),
+    part="|".join(re.escape(part) for name in (CONFIG.pairs, *CONFIG.benchmarks) for part in parts(PROJECT, name)),
 
 
 def code(stage):
@@ -109,16 +111,38 @@ def infer_inputs(wildcards):
     """Heads embed the towers' outputs, whole models the items themselves."""
     inputs = {"onnx": f"{R}/onnx/{wildcards.backbone}/{wildcards.recipe}"}
     if is_heads(wildcards.recipe):
-        inputs["features"] = f"{R}/embeddings/{wildcards.backbone}/towers/{wildcards.prepared}"
+        inputs["features"] = f"{R}/embeddings/{wildcards.backbone}/towers/{wildcards.part}"
     else:
-        inputs["prepared"] = f"{R}/prepared/{wildcards.prepared}"
+        inputs["prepared"] = part_folder(wildcards)
     return inputs
 
 
+def part_folder(wildcards):
+    """What a part is a part of."""
+    return to_embed(PROJECT, split_part(wildcards.part)[0])
+
+
+def shard(wildcards):
+    """Which part of how many, for a benchmark that is embedded in shards."""
+    _, number, count = split_part(wildcards.part)
+    return ["--shard", number, count] if count > 1 else []
+
+
+def retrieve_inputs(wildcards):
+    """A prepared benchmark, its embeddings in parts, and which rows of them are its own."""
+    found = place(PROJECT, wildcards.backbone, wildcards.recipe, wildcards.benchmark)
+    shared = {"shared": str(found.shared)} if found.shared else {}
+    return {"prepared": str(found.prepared), "embeddings": [*map(str, found.embeddings)]} | shared
+
+
 def flags(*names):
-    """A params function: `--name path` for each named input that the job has."""
+    """A params function: `--name path` for each named input that the job has, or all paths of a list of inputs."""
+
+    def words(path):
+        return [path] if isinstance(path, str) else list(path)
+
     return lambda wildcards, input: [
-        word for name in names if name in input.keys() for word in (f"--{name}", input[name])
+        word for name in names if name in input.keys() for word in (f"--{name}", *words(input[name]))
     ]
 
 
@@ -128,4 +152,14 @@ def everything(pattern):
         path
         for backbone, recipe in runs_of(CONFIG)
         for path in expand(pattern, backbone=backbone, recipe=recipe, benchmark=CONFIG.benchmarks)
+    ]
+
+
+def all_embeddings():
+    """The embeddings of everything that the experiments ask for."""
+    return [
+        f"{R}/embeddings/{backbone}/{recipe}/{part}"
+        for backbone, recipe in runs_of(CONFIG)
+        for benchmark in CONFIG.benchmarks
+        for part in parts(PROJECT, benchmark)
     ]

@@ -1,5 +1,5 @@
 # IN:  rows of config/datasets.yaml and config/benchmarks.yaml
-# OUT: data/<dataset>/fetched.json, results/prepared/<pairs or benchmark>/
+# OUT: data/<dataset>/fetched.json, results/prepared/<pairs or benchmark>/, results/shared/<benchmark>/
 
 
 rule fetch:
@@ -57,3 +57,19 @@ rule prepare_benchmark:
     shell:
         "python -m gcl.prepare --data {params.data:q} --images {params.images:q} --benchmark {params.row:q}"
         " --workers {threads} {params.cut} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
+rule share:
+    """Find what of {wildcards.benchmark} earlier benchmarks have, so that it is embedded once"""
+    input:
+        prepared=f"{R}/prepared/{{benchmark}}",
+        earlier=lambda w: [to_embed(PROJECT, name) for name in earlier(PROJECT, w.benchmark)],
+        code=code("share"),
+    output:
+        directory(f"{R}/shared/{{benchmark}}"),
+    log:
+        err=f"{R}/logs/share/{{benchmark}}.log",
+        manifest=f"{R}/manifests/share/{{benchmark}}.json",
+    shell:
+        "python -m gcl.share --prepared {input.prepared:q} --earlier {input.earlier:q}"
+        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"

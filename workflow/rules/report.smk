@@ -6,7 +6,7 @@ rule report:
     """Write the tables, the figures and the page"""
     input:
         scores=everything(f"{R}/scores/{{backbone}}/{{recipe}}/{{benchmark}}"),
-        embeddings=everything(f"{R}/embeddings/{{backbone}}/{{recipe}}/{{benchmark}}"),
+        embeddings=all_embeddings(),
         runs=everything(f"{R}/runs/{{backbone}}/{{recipe}}/{{benchmark}}.parquet"),
         checkpoints=everything(f"{R}/checkpoints/{{backbone}}/{{recipe}}"),
         published="config/published.yaml",

@@ -3,23 +3,24 @@
 
 
 rule infer_towers:
-    """Embed {wildcards.prepared} with the frozen towers of {wildcards.backbone}, once for all recipes"""
+    """Embed {wildcards.part} with the frozen towers of {wildcards.backbone}, once for all recipes"""
     input:
         onnx=f"{R}/onnx/{{backbone}}/towers",
-        prepared=f"{R}/prepared/{{prepared}}",
+        prepared=part_folder,
         code=code("infer"),
     output:
-        directory(f"{R}/embeddings/{{backbone}}/towers/{{prepared}}"),
+        directory(f"{R}/embeddings/{{backbone}}/towers/{{part}}"),
     log:
-        err=f"{R}/logs/{{backbone}}/towers/infer.{{prepared}}.log",
-        manifest=f"{R}/manifests/{{backbone}}/towers/infer.{{prepared}}.json",
+        err=f"{R}/logs/{{backbone}}/towers/infer.{{part}}.log",
+        manifest=f"{R}/manifests/{{backbone}}/towers/infer.{{part}}.json",
     threads: 1
     params:
         device=CONFIG.device,
-        flip=lambda w: "--flip" if w.prepared == CONFIG.pairs else "",
+        flip=lambda w: "--flip" if w.part == CONFIG.pairs else "",
+        shard=shard,
     shell:
         "python -m gcl.infer --onnx {input.onnx:q} --prepared {input.prepared:q} --device {params.device} {params.flip}"
-        " --threads {threads} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+        " {params.shard} --threads {threads} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 
 rule infer_sentences:
@@ -42,28 +43,28 @@ rule infer_sentences:
 
 
 rule infer:
-    """Embed {wildcards.prepared} with {wildcards.recipe} on {wildcards.backbone}"""
+    """Embed {wildcards.part} with {wildcards.recipe} on {wildcards.backbone}"""
     input:
         unpack(infer_inputs),
         code=code("infer"),
     output:
-        directory(f"{R}/embeddings/{{backbone}}/{{recipe}}/{{prepared}}"),
+        directory(f"{R}/embeddings/{{backbone}}/{{recipe}}/{{part}}"),
     log:
-        err=f"{R}/logs/{{backbone}}/{{recipe}}/infer.{{prepared}}.log",
-        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/infer.{{prepared}}.json",
+        err=f"{R}/logs/{{backbone}}/{{recipe}}/infer.{{part}}.log",
+        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/infer.{{part}}.json",
     params:
         device=CONFIG.device,
         paths=flags("onnx", "features", "prepared"),
+        shard=lambda w: [] if is_heads(w.recipe) else shard(w),
     shell:
         "python -m gcl.infer {params.paths:q} --device {params.device} --threads {threads}"
-        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+        " {params.shard} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 
 rule retrieve:
     """Rank the pools of {wildcards.benchmark} for every query, exactly"""
     input:
-        prepared=f"{R}/prepared/{{benchmark}}",
-        embeddings=f"{R}/embeddings/{{backbone}}/{{recipe}}/{{benchmark}}",
+        unpack(retrieve_inputs),
         onnx=f"{R}/onnx/{{backbone}}/{{recipe}}",
         code=code("retrieve"),
     output:
@@ -74,8 +75,9 @@ rule retrieve:
     params:
         calibrations=lambda w: experiment_of(CONFIG, w.recipe).calibrations,
         depth=CONFIG.depth,
+        paths=flags("prepared", "embeddings", "shared", "onnx"),
     shell:
-        "python -m gcl.retrieve --prepared {input.prepared:q} --embeddings {input.embeddings:q} --onnx {input.onnx:q}"
+        "python -m gcl.retrieve {params.paths:q}"
         " --calibrations {params.calibrations} --depth {params.depth}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
