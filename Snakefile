@@ -1,7 +1,7 @@
 """train once on image-caption pairs, then retrieve any modality from any modality
 
 IN:  config/*.yaml, data/openclipart/pictures.parquet
-OUT: results/tables, results/figures, results/report.html
+OUT: results/tables, results/figures, results/report.html, results/submissions
 """
 
 from snakemake.utils import min_version
@@ -24,3 +24,4 @@ rule all:
     default_target: True
     input:
         f"{R}/report.html",
+        everything(f"{R}/submissions/{{backbone}}/{{recipe}}/{{benchmark}}", CONFIG.submissions),

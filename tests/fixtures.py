@@ -225,7 +225,7 @@ def covr(folder):
 
 
 def cirr(folder):
-    """CIRR: four triplets over eight images."""
+    """CIRR: four triplets over eight images, and three over seven whose targets are hidden."""
     shown = pictures(8)
     names = [f"dev-{k}-0-img0" for k in range(8)]
     for name, (_, picture) in zip(names, shown, strict=True):
@@ -239,6 +239,13 @@ def cirr(folder):
                         "caption": f"Show {shown[k + 1][0]} instead.",
                         "img_set": {"id": k, "members": [names[(k + j) % 8] for j in range(6)], "reference_rank": 0, "target_rank": 1}})  # fmt: skip
     write_json(folder / "captions/cap.rc2.val.json", records)
+    hidden = [f"test1-{k}-0-img1" for k in range(7)]
+    for name, (_, picture) in zip(hidden, shown, strict=False):
+        write_bytes(folder / f"images/test1/{name}.jpg", encoded(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
+    write_json(folder / "image_splits/split.rc2.test1.json", {name: f"./test1/{name}.png" for name in hidden})
+    asked = [{"pairid": 200 + k, "reference": hidden[k], "caption": f"Show {shown[k + 1][0]} instead.",
+              "img_set": {"id": k, "members": [hidden[(k + j) % 7] for j in range(6)]}} for k in range(3)]  # fmt: skip
+    write_json(folder / "captions/cap.rc2.test1.json", asked)
 
 
 def fashioniq(folder):
@@ -263,6 +270,9 @@ def circo(folder):
     records = [{"id": k, "reference_img_id": 500 + k, "target_img_id": 501 + k, "gt_img_ids": [501 + j for j in range(k, 2 * k + 1)],
                 "relative_caption": f"shows {shown[k + 1][0]}", "shared_concept": "a drawing"} for k in range(3)]  # fmt: skip
     write_json(folder / "annotations/val.json", records)
+    labels = ("target_img_id", "gt_img_ids")
+    hidden = [{key: value for key, value in record.items() if key not in labels} for record in records[:2]]
+    write_json(folder / "annotations/test.json", hidden)
 
 
 def write_all(folder):

@@ -19,6 +19,8 @@ STAGES = {
 OTHERS = {
     "check": "look over pairs of your own before training on them",
     "bundle": "join towers and heads to one folder that embeds pixels and texts",
+    "share": "find what a benchmark has in common with earlier ones, to embed it once",
+    "submit": "write the files that CIRR's and CIRCO's evaluation servers take",
     "publish": "write a trained model as a folder that others load, with its card",
     "variants": "make fp16 and int8 variants of a model, and measure what they cost",
     "openclipart": "build the embedded data set from Debian's packages",

@@ -110,6 +110,7 @@ class Config:
     pairs: str  # the data set that trains
     backbones: Annotated[list[str], Field(min_length=1)]
     benchmarks: Annotated[list[str], Field(min_length=1)]
+    submissions: list[str] = field(default_factory=list)  # benchmarks with hidden labels: files for their servers
     experiments: Annotated[list[Experiment], Field(min_length=1)]
     device: Literal["auto", "cuda", "cpu"] = "auto"
     processes: Count = 1  # of full training, one per GPU, started by torchrun
@@ -121,6 +122,11 @@ class Config:
     reject_limit: Share = 0.01  # largest share of unreadable training pairs that is tolerated
     shards: dict[str, Count] = field(default_factory=dict)  # benchmark -> jobs that embed it (1)
     results: str = "results"  # folder of everything that is made
+
+    @property
+    def embedded(self) -> list[str]:
+        """All benchmarks that are embedded, in order."""
+        return [*self.benchmarks, *self.submissions]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -165,10 +171,10 @@ def check_names(project: Project) -> None:
         row = lookup(project.backbones, name, "backbone", "config/backbones.yaml")
         for file in backbone_files(row):
             lookup(project.datasets, file.split("/")[0], "data set", "config/datasets.yaml")
-    for name in config.benchmarks:
+    for name in config.embedded:
         check_benchmark(project, name)
     for name in config.shards:
-        lookup(dict.fromkeys(config.benchmarks), name, "benchmark to shard", "config.yaml: benchmarks")
+        lookup(dict.fromkeys(config.embedded), name, "benchmark to shard", "config.yaml: benchmarks")
     chosen = [name for experiment in config.experiments for name in experiment.recipes]
     for name in chosen:
         if absent := [parent for parent in ancestry(project.recipes, name) if parent not in chosen]:
@@ -205,7 +211,7 @@ def check_benchmark(project: Project, name: str) -> None:
 def wanted(project: Project, dataset: str) -> Dataset:
     """Return the part of a data set that the chosen benchmarks need."""
     tasks: set[str] | None = set()
-    for row in (project.benchmarks[name] for name in project.config.benchmarks):
+    for row in (project.benchmarks[name] for name in project.config.embedded):
         own = [str(task) for task in row.options.get("tasks", [])]
         asked = [own] if row.dataset == dataset else []
         asked += [row.images.tasks or own] if row.images and row.images.dataset == dataset else []

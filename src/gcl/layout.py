@@ -25,14 +25,14 @@ def earlier(project: Project, benchmark: str) -> list[str]:
         row = project.benchmarks[name]
         return {row.dataset, *([row.images.dataset] if row.images else [])}
 
-    names = project.config.benchmarks
+    names = project.config.embedded
     before = names[: names.index(benchmark)]
     return [name for name in before if datasets(name) & datasets(benchmark)]
 
 
 def to_embed(project: Project, name: str) -> str:
     """Return the folder of what is embedded of the training pairs or of a benchmark."""
-    is_shared = name in project.config.benchmarks and earlier(project, name)
+    is_shared = name in project.config.embedded and earlier(project, name)
     return f"{project.config.results}/{'shared' if is_shared else 'prepared'}/{name}"
 
 

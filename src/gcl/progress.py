@@ -27,5 +27,8 @@ def progress(items: Iterable[T], what: str, unit: str, total: int | None = None)
 
 
 def log_to_stderr() -> None:
-    """Set the handler of a command; library code sets none."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    """Set the handler of a command; library code sets none. Of other libraries only what is wrong is shown."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    for name in ("gcl", "__main__"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of each constant that it can't fold

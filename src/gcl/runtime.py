@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+from functools import cache
 from pathlib import Path
 
 import onnxruntime
@@ -21,8 +22,9 @@ def has_cuda() -> bool:
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
+@cache
 def resolve(device: str) -> str:
-    """Turn auto into cuda or cpu; the choice is logged."""
+    """Turn auto into cuda or cpu; the choice is logged, once."""
     if device == "auto":
         device = "cuda" if has_cuda() else "cpu"
         log.info("device: auto chose %s", device)

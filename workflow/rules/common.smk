@@ -18,8 +18,8 @@ wildcard_constraints:
     dataset="|".join(PROJECT.datasets),
     backbone="|".join({*CONFIG.backbones, CONFIG.sentences}),
     recipe="|".join(RECIPES),
-    benchmark="|".join(CONFIG.benchmarks),
-    part="|".join(re.escape(part) for name in (CONFIG.pairs, *CONFIG.benchmarks) for part in parts(PROJECT, name)),
+    benchmark="|".join(CONFIG.embedded),
+    part="|".join(re.escape(part) for name in (CONFIG.pairs, *CONFIG.embedded) for part in parts(PROJECT, name)),
 
 
 def code(stage):
@@ -146,12 +146,12 @@ def flags(*names):
     ]
 
 
-def everything(pattern):
+def everything(pattern, benchmarks=CONFIG.benchmarks):
     """A path pattern filled with every backbone, recipe and benchmark that the experiments ask for."""
     return [
         path
         for backbone, recipe in runs_of(CONFIG)
-        for path in expand(pattern, backbone=backbone, recipe=recipe, benchmark=CONFIG.benchmarks)
+        for path in expand(pattern, backbone=backbone, recipe=recipe, benchmark=benchmarks)
     ]
 
 

@@ -1,5 +1,6 @@
 # IN:  results/onnx/<backbone>/<recipe>/, results/prepared/<benchmark>/
-# OUT: results/embeddings/, results/runs/<backbone>/<recipe>/<benchmark>.parquet, results/scores/
+# OUT: results/embeddings/, results/runs/<backbone>/<recipe>/<benchmark>.parquet, results/scores/,
+#      results/submissions/
 
 
 rule infer_towers:
@@ -100,3 +101,21 @@ rule score:
         "python -m gcl.score --run {input.run:q} --prepared {input.prepared:q} --backbone {wildcards.backbone}"
         " --recipe {wildcards.recipe} --benchmark {wildcards.benchmark} --measures {params.measures}"
         " --resamples {params.resamples} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
+rule submit:
+    """Write {wildcards.recipe} on {wildcards.benchmark} as files for its evaluation server"""
+    input:
+        run=f"{R}/runs/{{backbone}}/{{recipe}}/{{benchmark}}.parquet",
+        prepared=f"{R}/prepared/{{benchmark}}",
+        code=code("submit"),
+    output:
+        directory(f"{R}/submissions/{{backbone}}/{{recipe}}/{{benchmark}}"),
+    log:
+        err=f"{R}/logs/{{backbone}}/{{recipe}}/submit.{{benchmark}}.log",
+        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/submit.{{benchmark}}.json",
+    params:
+        reader=lambda w: PROJECT.benchmarks[w.benchmark].reader,
+    shell:
+        "python -m gcl.submit --run {input.run:q} --prepared {input.prepared:q} --reader {params.reader}"
+        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
