@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 import threading
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -11,6 +12,7 @@ from fixtures import pictures, tar_gz, video
 
 from gcl.fetch import check_space, fetch
 from gcl.sources import Archive, Dataset, File, Videos, selected
+from gcl.strict import parse
 from gcl.unpack import unpack
 from gcl.webvid import fetch_videos
 
@@ -51,6 +53,35 @@ def test_only_what_the_tasks_need_is_unpacked_below_the_folder(tmp_path):
     unpack(archive, tmp_path, known(archive))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cats", "dogs"]
     assert selected(row, ["z"]).archives == []
+
+
+def test_parts_that_are_unpacked_are_removed_on_request_and_not_missed(tmp_path):
+    archive = replace(in_parts(tmp_path, tar_gz(FILES)), discard=True)
+    row = Dataset(source="s", licence="l", files=[File(path=part) for part in archive.parts], archives=[archive])
+    fetch("x", row, tmp_path / "fetched.json", None)
+    assert not any((tmp_path / part).exists() for part in archive.parts)
+    assert all((tmp_path / name).read_bytes() == data for name, data in FILES.items())
+    (tmp_path / "fetched.json").unlink()
+    fetch("x", row, tmp_path / "fetched.json", None)  # downloads nothing, finds nothing missing
+    assert json.loads((tmp_path / "fetched.json").read_text())["unpacked"][0]["files"] == 10
+
+
+def test_folders_that_are_there_are_adopted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    part, members = {"path": "x.tar"}, {"top/cats/": ["a"], "top/dogs/": ["b"]}
+    row = {"source": "s", "licence": "l", "files": [part], "archives": [{"parts": ["x.tar"], "members": members}]}
+    (tmp_path / "rows.yaml").write_text(json.dumps({"x": row, "y": {**row, "archives": []}}))
+    with pytest.raises(ValueError, match=r"no files in data/x/top/cats, data/x/top/dogs; unpack x\.tar there"):
+        fetch("x", None, None, None, tmp_path / "rows.yaml")
+    with pytest.raises(ValueError, match="'y' has no archives"):
+        fetch("y", None, None, None, tmp_path / "rows.yaml")
+    (tmp_path / "data/x/top/cats").mkdir(parents=True)
+    (tmp_path / "data/x/top/cats/1.txt").write_text("cat")
+    fetch("x", None, None, None, tmp_path / "rows.yaml")
+    whole = parse(Dataset, row, "x")
+    fetch("x", selected(whole, ["a"]), tmp_path / "data/x/fetched.json", None)
+    with pytest.raises(ValueError, match=r"x\.tar is missing"):  # dogs are not there
+        fetch("x", selected(whole, ["b"]), tmp_path / "data/x/fetched.json", None)
 
 
 def test_a_cut_archive_is_an_error_and_goes_on_when_it_is_whole(tmp_path):

@@ -23,8 +23,8 @@ from gcl.files import atomic_path, sha256_file, write_json
 from gcl.progress import progress
 from gcl.registry import lookup
 from gcl.sources import Dataset, File
-from gcl.strict import from_json
-from gcl.unpack import marker, unpack
+from gcl.strict import from_json, load_yaml, parse
+from gcl.unpack import adopt, unpack, unpacked
 from gcl.webvid import fetch_videos
 
 log = logging.getLogger(__name__)
@@ -196,8 +196,26 @@ def lock(name: str, registry: Path, data: Path) -> None:
     log.info("%s: wrote %d files of %s", registry, len(row["files"]), name)
 
 
-def fetch(name: str, dataset: Dataset | None, output: Path | None, registry: Path | None) -> None:
-    """Fetch all files of `dataset` beside `output`, which lists them; or lock what was fetched.
+def adopt_archives(name: str, registry: Path, data: Path) -> None:
+    """Take folders that are there already for the archives of a data set."""
+    row = lookup(load_yaml(registry), name, "data set", str(registry))
+    archives = parse(Dataset, row, f"{registry}: {name}").archives
+    if not archives:
+        raise ValueError(f"'{name}' has no archives; a file is adopted by `fetch` itself if it is what {registry} says")
+    for archive in archives:
+        adopt(archive, data / name)
+
+
+def to_fetch(dataset: Dataset, folder: Path) -> list[File]:
+    """Return the files but for parts of archives that were unpacked and are gone."""
+    done = {part for archive in dataset.archives if unpacked(archive, folder) for part in archive.parts}
+    return [file for file in dataset.files if file.path not in done or (folder / file.path).exists()]
+
+
+def fetch(
+    name: str, dataset: Dataset | None, output: Path | None, registry: Path | None, adopting: Path | None = None
+) -> None:
+    """Fetch all files of `dataset` beside `output`, which lists them; or lock what was fetched, or adopt what is there.
 
     Raises:
         ValueError: a file can't be had, or is another than the registry says.
@@ -205,14 +223,18 @@ def fetch(name: str, dataset: Dataset | None, output: Path | None, registry: Pat
     if registry is not None:
         lock(name, registry, Path("data"))
         return
+    if adopting is not None:
+        adopt_archives(name, adopting, Path("data"))
+        return
     if dataset is None or output is None:
-        raise ValueError("give --dataset and --output, or --lock")
+        raise ValueError("give --dataset and --output, or --lock, or --adopt")
     folder = output.parent
     check_space(name, dataset, folder)
+    needed = to_fetch(dataset, folder)
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        found = pool.map(lambda file: fetch_file(name, file, folder), dataset.files)
-        counted = progress(found, f"fetch {name}", "file", len(dataset.files))
-        files = {file.path: about for file, about in zip(dataset.files, counted, strict=True)}
+        found = pool.map(lambda file: fetch_file(name, file, folder), needed)
+        counted = progress(found, f"fetch {name}", "file", len(needed))
+        files = {file.path: about for file, about in zip(needed, counted, strict=True)}
     about: dict[str, Any] = {"source": dataset.source, "licence": dataset.licence, "files": files}
     if dataset.archives:
         about["unpacked"] = [unpack(archive, folder, files) for archive in dataset.archives]
@@ -224,8 +246,8 @@ def fetch(name: str, dataset: Dataset | None, output: Path | None, registry: Pat
 def check_space(name: str, dataset: Dataset, folder: Path) -> None:
     """Raise ValueError if what is still to be written, as far as its size is known, exceeds the free space."""
     folder.mkdir(parents=True, exist_ok=True)
-    absent = sum(file.bytes or 0 for file in dataset.files if not (folder / file.path).exists())
-    packed = sum(archive.bytes or 0 for archive in dataset.archives if not marker(archive, folder).exists())
+    absent = sum(file.bytes or 0 for file in to_fetch(dataset, folder) if not (folder / file.path).exists())
+    packed = sum(archive.bytes or 0 for archive in dataset.archives if not unpacked(archive, folder))
     free = shutil.disk_usage(folder).free
     if absent + packed > free:
         raise ValueError(
@@ -248,6 +270,15 @@ def main() -> None:
         const=Path("config/datasets.yaml"),
         metavar="YAML",
         help="write hashes, sizes and commits of the fetched files into the registry (config/datasets.yaml)",
+    )
+    made.add_argument(
+        "--adopt",
+        dest="adopting",
+        nargs="?",
+        type=Path,
+        const=Path("config/datasets.yaml"),
+        metavar="YAML",
+        help="take folders below data/<name> that are there already for what its archives hold",
     )
     run(made, fetch)
 

@@ -38,6 +38,7 @@ class Archive:
     strip: Annotated[int, Field(ge=0)] = 0  # leading folders that are dropped from members' names
     members: dict[str, list[str]] = field(default_factory=dict)  # prefix of names -> tasks that need it; none: all
     bytes: Count | None = None  # unpacked, for the check of free space
+    discard: bool = False  # remove the parts once they are unpacked
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

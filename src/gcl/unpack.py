@@ -51,6 +51,34 @@ def marker(archive: Archive, folder: Path) -> Path:
     return folder / ".unpacked" / f"{archive.parts[0].replace('/', '_')}.json"
 
 
+def unpacked(archive: Archive, folder: Path) -> dict[str, Any] | None:
+    """Return what was unpacked of an archive, or None if that isn't all that is wanted of it."""
+    path = marker(archive, folder)
+    if not path.exists():
+        return None
+    about: dict[str, Any] = json.loads(path.read_text())
+    return (
+        about if not about["members"] or (archive.members and set(archive.members) <= set(about["members"])) else None
+    )
+
+
+def adopt(archive: Archive, folder: Path) -> None:
+    """Take what somebody has unpacked already for the archive's content, or for a part of it.
+
+    Raises:
+        ValueError: there is nothing.
+    """
+    top = folder / archive.to
+    found = sorted(
+        prefix for prefix in archive.members or {""} if (top / prefix).is_dir() and any((top / prefix).iterdir())
+    )
+    if not found:
+        wanted = ", ".join(str(top / prefix) for prefix in archive.members or {""})
+        raise ValueError(f"no files in {wanted}; unpack {archive.parts[0]} there, then adopt it")
+    write_json(marker(archive, folder), {"parts": None, "members": found if archive.members else []})
+    log.info("adopted %s", ", ".join(str(top / prefix) for prefix in found))
+
+
 def inner_name(member: str, archive: Archive) -> str | None:
     """Return where a member goes below the archive's folder; None if it isn't wanted.
 
@@ -66,15 +94,18 @@ def inner_name(member: str, archive: Archive) -> str | None:
 
 
 def unpack(archive: Archive, folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Unpack an archive below `folder`, unless that was done from the same parts; return what was.
+    """Unpack an archive below `folder`, unless that was done; return what was.
+
+    It was done if its record names the same parts, or if the parts are gone or were never there.
 
     Raises:
         ValueError: it is cut or broken, a member leaves the folder, or the members exceed the stated size.
     """
-    wanted = {"parts": [files[part]["sha256"] for part in archive.parts], "members": sorted(archive.members)}
-    done = marker(archive, folder)
-    if done.exists() and (about := json.loads(done.read_text())).items() >= wanted.items():
-        return dict(about)
+    parts = [files[part]["sha256"] for part in archive.parts if part in files]
+    about = unpacked(archive, folder)
+    if about is not None and (about["parts"] is None or set(parts) <= set(about["parts"])):
+        return about
+    wanted = {"parts": parts, "members": sorted(archive.members)}
     counts = {"files": 0, "bytes": 0, "skipped": 0}
     try:
         with (
@@ -89,7 +120,9 @@ def unpack(archive: Archive, folder: Path, files: Mapping[str, Mapping[str, Any]
         ) from error
     if counts["skipped"]:
         log.warning("%s: %d links and devices were not unpacked", archive.parts[0], counts["skipped"])
-    write_json(done, wanted | counts)
+    write_json(marker(archive, folder), wanted | counts)
+    for part in archive.parts if archive.discard else ():
+        (folder / part).unlink()
     return wanted | counts
 
 
