@@ -1,6 +1,7 @@
 """The whole workflow on a tiny part of the demo, in a copy of the working tree."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -250,8 +251,17 @@ def test_all_benchmarks_run_on_the_fixtures(clone):
     assert {r["backbone"] for r in rows} == {"clip_lite", "vista_lite"}
     assert {r["n"] for r in rows if r["benchmark"] == "covr_fixture"} == {"6"}  # dead videos stay in the denominator
     assert {r["n"] for r in rows if r["task"] == "visualnews_task3"} == {"3"}
-    table = (results / "tables/mbeir_fixture.md").read_text()
+    table = (results / "tables/mbeir.md").read_text()
     assert "Queries that could not be used and count as misses: 1." in table
     assert table.index("visualnews_task0") < table.index("mscoco_task0") < table.index("infoseek_task8")
-    assert (results / "tables/mbeir_fixture.tex").read_text().count(r"\begin{tabular}") == 6
+    assert {"prompts none, calibration none", "prompts first, calibration none"} <= set(
+        re.findall("prompts [^|]*none", table)
+    )
+    assert {p.stem for p in (results / "tables").glob("*.csv")} == {"mbeir", "mmeb", "covr"}
+    uploads = sorted(p.name for p in results.glob("submissions/vista_lite/*/cirr_test1_fixture/*.none.*"))
+    assert uploads == ["recall.none.seed0.json", "recall_subset.none.seed0.json"]
+    own = json.loads((results / "shared/mbeir_first_fixture/own.json").read_text())
+    assert own["images"] == 0  # all were embedded for mbeir_fixture
+    assert own["texts"] > 0  # those with a prompt
+    assert (results / "tables/mbeir.tex").read_text().count(r"\begin{tabular}") == 6
     assert "Nothing to be done" in snakemake(clone, "-n", *fixtures)

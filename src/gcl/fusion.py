@@ -1,6 +1,7 @@
 """Model outputs to unit vectors: image, text, and both, by score fusion or by the model itself (native)."""
 
 from collections.abc import Sequence
+from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +71,13 @@ def read_outputs(folders: Sequence[Path], shared: Path | None = None) -> Outputs
 
     fused = read("image_text") if (folders[-1] / "image_text.npy").exists() else None
     return Outputs(read("image"), read("text"), fused)
+
+
+def release(array: Floats | Stacked | None) -> None:
+    """Let go of the pages of a mapped array that were read: they stay in the system's cache, not in this process."""
+    for part in array.parts if isinstance(array, Stacked) else [array]:
+        if isinstance(part, np.memmap) and isinstance(part.base, mmap):
+            part.base.madvise(MADV_DONTNEED)
 
 
 def unit(vectors: Floats) -> Floats:

@@ -263,8 +263,8 @@ def columns(path: Path) -> Iterable[tuple[Any, ...]]:
 
 def read_tables(folder: Path) -> dict[str, Table]:
     """Read items.parquet, a table at a time."""
-    items = read_parquet(folder / "items.parquet")
-    names = items["table"].combine_chunks().dictionary_encode()
+    items = read_parquet(folder / "items.parquet", dictionary=["table"]).drop_columns("parent_id")
+    names = items["table"].combine_chunks()
     edges = [0, *(1 + np.flatnonzero(np.diff(names.indices.to_numpy()))).tolist(), len(names)]
     tables = {}
     for start, stop in pairwise(edges):

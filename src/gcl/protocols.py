@@ -106,6 +106,7 @@ class Benchmark:
     reader: str  # a key of benchmarks.READERS
     split: str
     title: str
+    table: str | None = None  # results/tables/<table>.*, which benchmarks may share; none: the benchmark's name
     options: dict[str, Any] = field(default_factory=dict)  # the reader's, see OPTIONS
     tasks: dict[str, TaskFacts] = field(default_factory=dict)
     measures: list[Measure]

@@ -96,10 +96,10 @@ def write_rejects(path: Path, rejects: Iterable[tuple[str, str, str]]) -> None:
         csv.writer(file, lineterminator="\n").writerows([("record", "path", "reason"), *sorted(rejects)])
 
 
-def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file; a missing, empty or broken one is a ValueError that names it."""
+def read_parquet(path: Path, columns: list[str] | None = None, dictionary: list[str] | None = None) -> pa.Table:
+    """Read a Parquet file, some columns as dictionaries; a missing or broken one is a ValueError that names it."""
     try:
-        return pq.read_table(path, columns=columns)
+        return pq.read_table(path, columns=columns, read_dictionary=dictionary)
     except (OSError, pa.ArrowException) as error:
         size = f"{path.stat().st_size} bytes" if path.exists() else "missing"
         raise ValueError(f"can't read {path} ({size}) as Parquet: {error}; delete it and run again") from error

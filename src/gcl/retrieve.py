@@ -19,7 +19,7 @@ from gcl.calibrate import MODALITIES
 from gcl.command import parser, run
 from gcl.encoder import read_export
 from gcl.files import atomic_path
-from gcl.fusion import Floats, Outputs, read_outputs
+from gcl.fusion import Floats, Outputs, read_outputs, release
 from gcl.items import PreparedBenchmark, Task, read_benchmark
 from gcl.progress import progress
 from gcl.ranking import best_of_blocks, expanded, members_of, rank_list
@@ -52,7 +52,10 @@ class Ranker:
 
     def vectors(self, items: Distinct, start: int, stop: int, mode: str) -> Floats:
         """Return unit vectors of some distinct items."""
-        return unit_vectors(items, start, stop, self.source, mode, self.stats)
+        found = unit_vectors(items, start, stop, self.source, mode, self.stats)
+        for array in self.source.outputs:
+            release(array)
+        return found
 
     def maps(self, queries: Distinct, candidates: Any, mode: str) -> tuple[Floats, Floats]:
         """Return factors and offsets (Q or 1, B) of the scores of all queries for candidates' modalities (B,)."""
@@ -171,8 +174,10 @@ def check_rows(bench: PreparedBenchmark, outputs: Outputs, combinations: int, fo
             raise ValueError(
                 f"{folder}/{name}.npy has {len(array)} rows, the benchmark {wanted}; delete it and run `infer` again"
             )
-        if not all(np.isfinite(array[i : i + BLOCK]).all() for i in range(0, len(array), BLOCK)):
-            raise ValueError(f"{folder}/{name}.npy holds NaN or infinity; delete it and run `infer` again")
+        for start in range(0, len(array), BLOCK):
+            if not np.isfinite(array[start : start + BLOCK]).all():
+                raise ValueError(f"{folder}/{name}.npy holds NaN or infinity; delete it and run `infer` again")
+            release(array)
         if array.shape[1] != outputs.image.shape[1]:
             raise ValueError(
                 f"{folder}: images are {outputs.image.shape[1]}-d and {name}s {array.shape[1]}-d; are they one model's?"

@@ -130,7 +130,7 @@ def pools_of(tasks: list[Task]) -> list[str]:
 
 
 def full_rows(
-    results: list[Result], tasks: list[Task], config: Config, about: Mapping[str, dict[str, str]]
+    benchmark: str, results: list[Result], tasks: list[Task], config: Config, about: Mapping[str, dict[str, str]]
 ) -> list[dict[str, Any]]:
     """One row per recipe, calibration and pool: the means over tasks, then each task.
 
@@ -142,6 +142,7 @@ def full_rows(
             for pool in pools_of(tasks):
                 shown = averages(tasks, pool) | {t.name: {t.name: 1.0} for t in tasks if pool in t.pools}
                 where: dict[str, Any] = {
+                    "benchmark": benchmark,
                     "backbone": result.backbone,
                     "recipe": result.recipe,
                     "calibration": calibration,
@@ -160,6 +161,11 @@ def task_label(name: str) -> str:
     return name.replace("_", "→", 1) if set(name.split("_")) <= set(ARROWS.values()) else name
 
 
+def protocol_of(said: str, calibration: str) -> str:
+    """Join what a benchmark says of its protocol with the calibration."""
+    return ", ".join(filter(None, [said, f"calibration {calibration}"]))
+
+
 def full_table(rows: list[dict[str, Any]], pool: str, published: list[Published]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the lines of one pool: ours by recipe and calibration, then what others published."""
     chosen = [row for row in rows if row["pool"] == pool]
@@ -171,7 +177,7 @@ def full_table(rows: list[dict[str, Any]], pool: str, published: list[Published]
     for row in chosen:
         label = row["recipe"] if has_one else f"{row['backbone']} {row['recipe']}"
         found = row["summaries"]
-        protocol = ", ".join(filter(None, [row["protocol"], f"calibration {row['calibration']}"]))
+        protocol = protocol_of(row["protocol"], row["calibration"])
         numbers = [found["mean"].long(), *(found[n].short() for n in names[1:])]
         body.append([label, protocol, row["fusion"], row["queries"], *numbers])
     for other in (p for p in published if p.measure is None):
@@ -181,18 +187,26 @@ def full_table(rows: list[dict[str, Any]], pool: str, published: list[Published]
 
 
 def measure_table(
-    lines: list[list[str]], weights: Mapping[str, float], pool: str, measures: list[str], published: list[Published]
+    lines: list[list[str]],
+    protocols: Mapping[str, str],
+    weights: Mapping[str, float],
+    pool: str,
+    measures: list[str],
+    published: list[Published],
 ) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the lines of a table of means by measure, from the lines of scores.csv."""
+    """Return the header and the lines of a table of means by measure, from the lines of scores.csv.
+
+    `protocols` says by benchmark how its numbers came about, apart from the calibration.
+    """
     sums: dict[tuple[str, str, str], Counter[str]] = {}
     seeds: dict[tuple[str, str, str], set[str]] = {}
-    for backbone, recipe, seed, _, task, where, calibration, measure, value, *_ in lines:
+    for backbone, recipe, seed, benchmark, task, where, calibration, measure, value, *_ in lines:
         if where == pool and task in weights:
-            key = (backbone, recipe, calibration)
+            key = (backbone, recipe, protocol_of(protocols[benchmark], calibration))
             sums.setdefault(key, Counter())[measure] += 100 * weights[task] * float(value)  # type: ignore[assignment]
             seeds.setdefault(key, set()).add(seed)
     body = [
-        [f"{key[0]} {key[1]}", f"calibration {key[2]}", *(f"{found[m] / len(seeds[key]):.1f}" for m in measures)]
+        [f"{key[0]} {key[1]}", key[2], *(f"{found[m] / len(seeds[key]):.1f}" for m in measures)]
         for key, found in sums.items()
     ]
     others: dict[tuple[str, str], dict[str | None, float]] = {}
@@ -206,7 +220,7 @@ def measure_table(
 
 def csv_rows(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """The same numbers in long form."""
-    where = ("backbone", "recipe", "calibration", "pool", "protocol", "fusion", "queries", "data")
+    where = ("benchmark", "backbone", "recipe", "calibration", "pool", "protocol", "fusion", "queries", "data")
     header = [*where, "task", "seeds", "mean", "deviation_over_seeds", "ci_low", "ci_high"]
     return header, [
         [*(row[w] for w in where), name, str(row["seeds"]), *(f"{x:.4f}" for x in found)]
