@@ -15,7 +15,7 @@ run: setup
 	@echo "tables: results/tables/summary.md   page: results/report.html"
 
 test: setup check
-	pytest
+	pytest -n 2 --dist loadfile
 
 check: setup
 	ruff check src tests
