@@ -38,6 +38,13 @@ lock:
 	$(BIN)/python -m pip install --quiet --upgrade --editable '.[dev]'
 	{ echo "# Exact versions of everything; \`make setup\` installs these. Made by \`make lock\`."; \
 	  $(BIN)/python -m pip freeze --exclude-editable; } > requirements.lock
+	$(MAKE) workflow/envs/gcl.yaml
+
+# The same versions for --use-conda.
+workflow/envs/gcl.yaml: requirements.lock
+	{ echo "# Made by \`make lock\` from requirements.lock, for snakemake --use-conda."; \
+	  printf 'channels: [conda-forge]\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \
+	  sed -n '/^[^#]/s/^/      - /p' requirements.lock; } > $@
 
 # After `dvc pull` the files are right but their times are not: write Snakemake's records anew, without
 # running a job, and only if DVC finds every file as dvc.lock says.

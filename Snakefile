@@ -19,6 +19,10 @@ include: "workflow/rules/retrieval.smk"
 include: "workflow/rules/report.smk"
 
 
+onstart:
+    LOCK.__enter__()  # held until this process ends, however it ends: a kill leaves none behind
+
+
 rule all:
     """Everything that config.yaml asks for"""
     default_target: True

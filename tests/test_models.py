@@ -14,13 +14,14 @@ from gcl.backbones.built import Graph
 from gcl.backbones.layouts import read_weights
 from gcl.backbones.timm_hf import HEADS, load_by_name, load_in_order
 from gcl.checkpoints import read_checkpoint, write_checkpoint
+from gcl.devices import has_cuda
 from gcl.encoder import run_batches
 from gcl.export import compare, export_heads
 from gcl.graphs import check_free, export_module, head_graph
 from gcl.heads import Head, apply_folded
 from gcl.infer import infer_features
 from gcl.records import Pair, write_pairs
-from gcl.runtime import has_cuda, open_session
+from gcl.runtime import open_session
 from gcl.train import Paths, train_heads_seed
 
 

@@ -65,9 +65,7 @@ def test_means_by_measure_come_from_scores_and_take_published_ones_of_that_measu
     other = Published(
         benchmark="m", pool="local", measure="Success@50", model="X", protocol="p", source="s", values={"mean": 21.9}
     )
-    header, body = measure_table(
-        lines, {"m": ""}, {"a_task0": 0.5, "b_task0": 0.5}, "local", ["Success@50"], [other]
-    )
+    header, body = measure_table(lines, {"m": ""}, {"a_task0": 0.5, "b_task0": 0.5}, "local", ["Success@50"], [other])
     assert header == ["recipe", "protocol", "Success@50"]
     assert body == [["b r", "calibration none", "50.0"], ["X", "p", "21.9"]]
 

@@ -53,7 +53,7 @@ def provenance(command: str, arguments: dict[str, Any], started: float) -> dict[
         "arguments": {key: str(value) for key, value in arguments.items()},
         "git": git_state(),
         "inputs": {str(path): digest(path) for path in sorted(set(input_paths(arguments.values())))},
-        "machine": {"system": platform.platform(), "python": platform.python_version()},
+        "machine": {"system": platform.platform(), "python": platform.python_version(), "executable": sys.executable},
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "wall_time_s": round(time.time() - started, 3),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),

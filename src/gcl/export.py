@@ -20,6 +20,7 @@ from gcl.backbones import Built, Graph
 from gcl.checkpoints import read_about, read_start
 from gcl.command import parser, run
 from gcl.config import Backbone
+from gcl.devices import claim_gpu
 from gcl.encoder import read_export, run_batches
 from gcl.files import atomic_path, sha256_file
 from gcl.fusion import Outputs, read_outputs
@@ -201,6 +202,8 @@ def export(
     paths = {"checkpoints": checkpoints, "towers": towers, "features": features, "pairs": pairs}
     if missing := [f"--{n}" for n in needed[kind] if paths[n] is None]:
         raise ValueError(f"exporting {kind} needs {', '.join(missing)}")
+    if kind == "all" and device != "cpu":
+        claim_gpu()
     if kind == "towers":
         export_towers(name, backbone, data, output)
         return

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from gcl.command import digest, parser, run
+from gcl.devices import claim_gpu
 from gcl.encoder import (
     BATCH,
     Encoder,
@@ -31,6 +32,7 @@ from gcl.encoder import (
     run_batches,
     width_of,
 )
+from gcl.files import locked
 from gcl.fusion import read_array
 from gcl.growing import Growing, publish
 from gcl.progress import progress
@@ -190,6 +192,8 @@ def infer(
     Raises:
         ValueError: no GPU where cuda is asked for, an unreadable image, or NaN in an output.
     """
+    if device != "cpu":
+        claim_gpu()
     if (prepared is None) == (features is None):
         raise ValueError("give either --prepared, a prepared folder, or --features, the towers' outputs of one")
     if not 0 <= shard[0] < shard[1]:
@@ -203,13 +207,14 @@ def infer(
 
     work = output.with_name(f".{output.name}.unfinished")
     seeds = [] if (onnx / "export.json").exists() else sorted(onnx.glob("seed*"))
-    for stale in {*work.glob("seed*")} - {work / seed.name for seed in seeds}:
-        shutil.rmtree(stale)
-    if not seeds:
-        embed(onnx, work)
-    for seed in seeds:
-        embed(seed, work / seed.name)
-    publish(work, output)
+    with locked(output.with_name(f".{output.name}.lock")):  # one that outlived its killed Snakemake may be at it
+        for stale in {*work.glob("seed*")} - {work / seed.name for seed in seeds}:
+            shutil.rmtree(stale)
+        if not seeds:
+            embed(onnx, work)
+        for seed in seeds:
+            embed(seed, work / seed.name)
+        publish(work, output)
     model = next(onnx.rglob("image.onnx"))
     dtype = read_export(model.parent)["dtype"]
     return {"device": device, "providers": open_session(model, device, 0, dtype).get_providers(), "dtype": dtype}

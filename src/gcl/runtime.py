@@ -1,34 +1,12 @@
 """onnxruntime sessions on the device that was asked for, or an error; never a silent fallback."""
 
-import ctypes
-import logging
-from functools import cache
 from pathlib import Path
 
 import onnxruntime
 
-log = logging.getLogger(__name__)
+from gcl.devices import has_cuda, resolve
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-
-
-def has_cuda() -> bool:
-    """Ask the driver for a device. onnxruntime's own list of providers names CUDA without any GPU."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int()
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-
-
-@cache
-def resolve(device: str) -> str:
-    """Turn auto into cuda or cpu; the choice is logged, once."""
-    if device == "auto":
-        device = "cuda" if has_cuda() else "cpu"
-        log.info("device: auto chose %s", device)
-    return device
 
 
 def open_session(path: Path, device: str, threads: int = 0, dtype: str = "float32") -> onnxruntime.InferenceSession:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from gcl.checkpoints import describe, read_checkpoint, write_checkpoint, write_model
 from gcl.command import parser, run
 from gcl.config import Backbone, Recipe
+from gcl.devices import claim_gpu
 from gcl.files import atomic_path
 from gcl.sources import Dataset
 from gcl.strict import from_json
@@ -105,6 +106,8 @@ def train(
     output: Path,
 ) -> None:
     """Train every seed; heads of several at a time if `workers` allows, with the same result."""
+    if recipe.trainable != "heads" and device != "cpu":
+        claim_gpu()
     paths = Paths(pairs, data, features, init, sentences, resume, tensorboard, device, workers)
     about: dict[str, Any] = {"fusion": backbone.fusion}
     if dataset is not None:

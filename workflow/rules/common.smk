@@ -3,14 +3,20 @@
 import os
 import re
 from modulefinder import ModuleFinder
+from pathlib import Path
 
 from gcl.config import ancestry, backbone_files, experiment_of, load, runs_of, wanted
+from gcl.devices import resolve
+from gcl.files import locked
 from gcl.layout import earlier, parts, place, split_part, to_embed
 from gcl.strict import to_json
 
 PROJECT = load(config)
 CONFIG = PROJECT.config
 R = CONFIG.results
+ENVIRONMENT = f"{workflow.basedir}/workflow/envs/gcl.yaml"  # of every rule, with --use-conda
+LOCK = locked(Path(f"{R}/.snakemake.lock"), wait=False)
+GPU = int(resolve(CONFIG.device) == "cuda")  # GPUs of a job that embeds or trains
 RECIPES = [recipe for experiment in CONFIG.experiments for recipe in experiment.recipes]
 
 

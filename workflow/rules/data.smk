@@ -11,6 +11,11 @@ rule fetch:
     log:
         err=f"{R}/logs/fetch/{{dataset}}.log",
         manifest=f"{R}/manifests/fetch/{{dataset}}.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime=2880,
     params:
         row=lambda w: to_json(wanted(PROJECT, w.dataset)),
     shell:
@@ -28,6 +33,11 @@ rule prepare_pairs:
     log:
         err=f"{R}/logs/prepare/{CONFIG.pairs}.log",
         manifest=f"{R}/manifests/prepare/{CONFIG.pairs}.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=8000,
+        runtime=720,
     params:
         data=f"data/{CONFIG.pairs}",
         reader=PROJECT.datasets[CONFIG.pairs].pairs,
@@ -48,7 +58,12 @@ rule prepare_benchmark:
     log:
         err=f"{R}/logs/prepare/{{benchmark}}.log",
         manifest=f"{R}/manifests/prepare/{{benchmark}}.json",
+    conda:
+        ENVIRONMENT
     threads: workflow.cores
+    resources:
+        mem_mb=16000,
+        runtime=720,
     params:
         data=lambda w: f"data/{PROJECT.benchmarks[w.benchmark].dataset}",
         images=lambda w: images_folder(w.benchmark),
@@ -70,6 +85,11 @@ rule share:
     log:
         err=f"{R}/logs/share/{{benchmark}}.log",
         manifest=f"{R}/manifests/share/{{benchmark}}.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=8000,
+        runtime=60,
     shell:
         "python -m gcl.share --prepared {input.prepared:q} --earlier {input.earlier:q}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"

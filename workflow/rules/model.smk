@@ -12,6 +12,11 @@ rule export_towers:
     log:
         err=f"{R}/logs/{{backbone}}/towers/export.log",
         manifest=f"{R}/manifests/{{backbone}}/towers/export.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=8000,
+        runtime=60,
     params:
         row=lambda w: to_json(PROJECT.backbones[w.backbone]),
     shell:
@@ -29,7 +34,13 @@ rule train:
     log:
         err=f"{R}/logs/{{backbone}}/{{recipe}}/train.log",
         manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/train.json",
+    conda:
+        ENVIRONMENT
     threads: train_threads
+    resources:
+        mem_mb=16000,
+        runtime=2880,
+        gpu=lambda w: 0 if is_heads(w.recipe) else GPU * CONFIG.processes,
     params:
         backbone=lambda w: to_json(PROJECT.backbones[w.backbone]),
         recipe=lambda w: to_json(PROJECT.recipes[w.recipe]),
@@ -57,6 +68,12 @@ rule export:
     log:
         err=f"{R}/logs/{{backbone}}/{{recipe}}/export.log",
         manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/export.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=8000,
+        runtime=240,
+        gpu=lambda w: 0 if is_heads(w.recipe) else GPU,
     params:
         row=lambda w: to_json(PROJECT.backbones[w.backbone]),
         kind=lambda w: "heads" if is_heads(w.recipe) else "all",

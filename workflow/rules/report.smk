@@ -20,6 +20,11 @@ rule report:
     log:
         err=f"{R}/logs/report.log",
         manifest=f"{R}/manifests/report.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=8000,
+        runtime=240,
     params:
         config=to_json(CONFIG),
         registries="config",

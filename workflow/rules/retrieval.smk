@@ -14,7 +14,13 @@ rule infer_towers:
     log:
         err=f"{R}/logs/{{backbone}}/towers/infer.{{part}}.log",
         manifest=f"{R}/manifests/{{backbone}}/towers/infer.{{part}}.json",
+    conda:
+        ENVIRONMENT
     threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+        gpu=GPU,
     params:
         device=CONFIG.device,
         flip=lambda w: "--flip" if w.part == CONFIG.pairs else "",
@@ -35,7 +41,13 @@ rule infer_sentences:
     log:
         err=f"{R}/logs/sentences/infer.{CONFIG.pairs}.log",
         manifest=f"{R}/manifests/sentences/infer.{CONFIG.pairs}.json",
+    conda:
+        ENVIRONMENT
     threads: 2
+    resources:
+        mem_mb=8000,
+        runtime=240,
+        gpu=GPU,
     params:
         device=CONFIG.device,
     shell:
@@ -53,6 +65,12 @@ rule infer:
     log:
         err=f"{R}/logs/{{backbone}}/{{recipe}}/infer.{{part}}.log",
         manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/infer.{{part}}.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+        gpu=GPU,
     params:
         device=CONFIG.device,
         paths=flags("onnx", "features", "prepared"),
@@ -73,6 +91,11 @@ rule retrieve:
     log:
         err=f"{R}/logs/{{backbone}}/{{recipe}}/retrieve.{{benchmark}}.log",
         manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/retrieve.{{benchmark}}.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime=1440,
     params:
         calibrations=lambda w: experiment_of(CONFIG, w.recipe).calibrations,
         depth=CONFIG.depth,
@@ -94,6 +117,11 @@ rule score:
     log:
         err=f"{R}/logs/{{backbone}}/{{recipe}}/score.{{benchmark}}.log",
         manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/score.{{benchmark}}.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime=240,
     params:
         measures=lambda w: PROJECT.benchmarks[w.benchmark].measures,
         resamples=CONFIG.resamples,
@@ -114,6 +142,11 @@ rule submit:
     log:
         err=f"{R}/logs/{{backbone}}/{{recipe}}/submit.{{benchmark}}.log",
         manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/submit.{{benchmark}}.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime=60,
     params:
         reader=lambda w: PROJECT.benchmarks[w.benchmark].reader,
     shell:

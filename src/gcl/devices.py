@@ -1,0 +1,69 @@
+"""Which device a process computes on, and which GPU is its own where there are several."""
+
+import ctypes
+import fcntl
+import logging
+import os
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+held: list[IO[str]] = []  # the lock on this process' GPU, until it ends
+
+
+def has_cuda() -> bool:
+    """Ask the driver for a device. onnxruntime's own list of providers names CUDA without any GPU."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+@cache
+def resolve(device: str) -> str:
+    """Turn auto into cuda or cpu; the choice is logged, once."""
+    if device == "auto":
+        device = "cuda" if has_cuda() else "cpu"
+        log.info("device: auto chose %s", device)
+    return device
+
+
+def visible_gpus() -> list[str]:
+    """Name the GPUs (or MIG instances) that this process may use, as CUDA_VISIBLE_DEVICES does."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip()]
+    return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+
+
+def claim_gpu(folder: Path | None = None) -> None:
+    """Make one of several visible GPUs this process' own, so that jobs side by side don't share one.
+
+    The claim is a lock that ends with the process. It must be made before anything initialises CUDA. Under torchrun,
+    which gives its processes their GPUs, and where there is one GPU at most, there is nothing to do.
+    """
+    names = visible_gpus()
+    if len(names) < 2 or "LOCAL_RANK" in os.environ:
+        return
+    folder = folder or Path(tempfile.gettempdir()) / f"gcl-gpus-{os.getuid()}"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    while True:
+        for name in names:
+            file = (folder / name.replace("/", "_")).open("w")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            held.append(file)
+            os.environ["CUDA_VISIBLE_DEVICES"] = name
+            log.info("GPU %s of %s", name, ", ".join(names))
+            return
+        time.sleep(POLL_S)
