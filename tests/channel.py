@@ -1,4 +1,4 @@
-"""Write a conda channel in a folder: its `python` is the interpreter that runs, with its packages; its `pip` is empty."""
+"""Write a conda channel in a folder: its `python` is the interpreter that runs, its `pip` is empty."""
 
 import bz2
 import hashlib

@@ -1,6 +1,7 @@
 """What every stage's command line has in common: parsing, errors without traceback, the manifest."""
 
 import argparse
+import errno
 import hashlib
 import importlib.metadata
 import os
@@ -16,6 +17,7 @@ from typing import Any
 from gcl.files import sha256_file, write_json
 from gcl.progress import log_to_stderr
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 PACKAGES = ("numpy", "pillow", "pyarrow", "torch", "open_clip_torch", "onnx", "onnxruntime-gpu", "ir_measures")
 
 
@@ -40,8 +42,11 @@ def run(made: argparse.ArgumentParser, stage: Callable[..., dict[str, Any] | Non
     try:
         found = stage(**arguments)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        sys.exit(f"error: {error}; nothing was left half-written: make room, then run the same again")
     if manifest is not None and os.environ.get("RANK", "0") == "0":
         write_json(manifest, provenance(made.prog, arguments, started) | (found or {}))
 
