@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gcl.items import write_benchmark
-from gcl.ranking import top_k
+from gcl.ranking import members_of, top_k
 from gcl.retrieve import retrieve
+from gcl.vectors import numbered
 
 
 @settings(max_examples=200, deadline=None)
@@ -35,6 +36,17 @@ def test_top_k_refuses_nan_and_zero():
         top_k(np.array([[0.0, np.nan]], np.float32), 1)
     with pytest.raises(ValueError, match="k is 0"):
         top_k(np.zeros((1, 2), np.float32), 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(-3, 6), min_size=1, max_size=20))
+def test_codes_are_numbered_in_order_of_first_occurrence(codes):
+    found, numbers = numbered(np.array(codes, np.int64))
+    assert found.tolist() == list(dict.fromkeys(codes))
+    assert found[numbers].tolist() == codes
+    members = members_of(numbers, len(found))
+    for group in range(len(found)):
+        assert members.of(group).tolist() == [row for row, number in enumerate(numbers) if number == group]
 
 
 @pytest.fixture

@@ -271,6 +271,8 @@ def read_tables(folder: Path) -> dict[str, Table]:
         part = items.slice(start, stop - start)
         ids, images, weights = (part[name].combine_chunks() for name in ("item_id", "image_rows", "weights"))
         tables[names[start].as_py()] = Table(ids, images, part["text_row"].to_numpy(), weights)
+    del items, part
+    pa.default_memory_pool().release_unused()  # pools of millions: what reading took besides
     return tables
 
 

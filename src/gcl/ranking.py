@@ -109,6 +109,8 @@ def expanded(best: Floats, groups: Ints, members: Members, k: int) -> tuple[list
 
 def members_of(rows: Ints, groups: int) -> Members:
     """Return the rows of each group, given each row's group."""
+    if groups == len(rows):  # each is a group of its own
+        return Members(np.argsort(rows), np.arange(groups + 1))
     starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=groups))])
     return Members(np.argsort(rows, kind="stable"), starts)
 

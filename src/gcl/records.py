@@ -145,9 +145,10 @@ def own_counts(folder: Path) -> tuple[int, int] | None:
     return own["images"], own["texts"]
 
 
-def to_codes(images: Ints, texts: Ints) -> Ints:
+def to_codes(images: Ints | np.int64, texts: Ints) -> Ints:
     """Return one number for each pair of rows from -1 to 2**31; numbers are in the order of the pairs."""
-    return ((images + 1) << 32) | (texts + 1)
+    codes: Ints = ((images + 1) << 32) | (texts + 1)
+    return codes
 
 
 def split_codes(codes: Ints) -> Ints:

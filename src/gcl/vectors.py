@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from gcl import calibrate
@@ -43,8 +42,7 @@ class Distinct(NamedTuple):
 def distinct_items(tables: Iterable[Table]) -> Distinct:
     """Find the distinct items of tables that are searched together."""
     several: dict[tuple[tuple[int, ...], int, tuple[float, ...]], int] = {}
-    codes = pa.array(np.concatenate([item_codes(table, several) for table in tables])).dictionary_encode()
-    found = codes.dictionary.to_numpy()  # in order of first occurrence
+    found, numbers = numbered(np.concatenate([item_codes(table, several) for table in tables]))
     known = list(several)
     images, texts = split_codes(found).T
     places = np.flatnonzero(found < 0)
@@ -52,19 +50,34 @@ def distinct_items(tables: Iterable[Table]) -> Distinct:
     images[places], texts[places] = [key[0][0] for key in keys], [key[1] for key in keys]
     modalities = np.where(texts == NOTHING, 0, np.where(images == NOTHING, 1, 2)).astype(np.int8)
     of_several = {int(place): (key[0], key[2]) for place, key in zip(places, keys, strict=True)}
-    return Distinct(images, texts, of_several, modalities, codes.indices.to_numpy().astype(np.int64))
+    return Distinct(images, texts, of_several, modalities, numbers)
+
+
+def numbered(codes: Ints) -> tuple[Ints, Ints]:
+    """Return the distinct codes in order of first occurrence, and the number of each code among them."""
+    if (codes[1:] > codes[:-1]).all():  # a pool without repeats
+        return codes, np.arange(len(codes))
+    order = np.argsort(codes, kind="stable")
+    is_first = np.concatenate([[True], codes[order[1:]] != codes[order[:-1]]])
+    firsts = order[is_first]
+    number = np.empty(len(firsts), np.int64)
+    number[np.argsort(firsts)] = np.arange(len(firsts))
+    numbers = np.empty(len(codes), np.int64)
+    numbers[order] = number[np.cumsum(is_first) - 1]
+    return codes[np.sort(firsts)], numbers
 
 
 def item_codes(table: Table, several: dict[tuple[tuple[int, ...], int, tuple[float, ...]], int]) -> Ints:
     """Return a number for each item, equal for equal items; those of several images are below 0 and listed."""
+    codes = to_codes(np.int64(NOTHING), table.text_rows)
     lengths = table.image_rows.value_lengths().to_numpy()
+    items = np.flatnonzero(lengths)  # those with images
+    lengths = lengths[items]
     flat = table.image_rows.flatten().to_numpy()
     starts = np.cumsum(lengths) - lengths
-    images = np.full(len(lengths), NOTHING, np.int64)
-    images[lengths > 0] = flat[starts[lengths > 0]]
-    codes = to_codes(images, table.text_rows)
-    for item in np.flatnonzero(lengths > 1).tolist():
-        rows = tuple(flat[starts[item] : starts[item] + lengths[item]].tolist())
+    codes[items] = to_codes(flat[starts], table.text_rows[items])
+    for place in np.flatnonzero(lengths > 1).tolist():
+        item, rows = int(items[place]), tuple(flat[starts[place] : starts[place] + lengths[place]].tolist())
         key = (rows, int(table.text_rows[item]), tuple(table.weights[item].as_py()))
         codes[item] = -1 - several.setdefault(key, len(several))
     return codes
