@@ -25,7 +25,8 @@ SMOKE = ["--configfile", "config/smoke.yaml"]
 
 
 def snakemake(clone, *arguments, ok=True):
-    environment = {**os.environ, "PYTHONPATH": str(clone / "src"), "COLUMNS": "200"}
+    sources = os.pathsep.join([str(clone / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": sources, "COLUMNS": "200"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     command = [sys.executable, "-m", "snakemake", *arguments]
     done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
