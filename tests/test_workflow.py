@@ -85,12 +85,12 @@ def test_native_fusion_has_outputs_of_its_own(clone):
     assert not (results / "embeddings/clip_lite/gcl_smoke/clipart9/seed0/image_text.npy").exists()
 
 
-def gcl(clone, *arguments):
+def gcl(clone, *arguments, ok=True):
     environment = {**os.environ, "PYTHONPATH": str(clone / "src")}
     command = [sys.executable, "-m", *map(str, arguments)]
     done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    assert (done.returncode == 0) == ok, done.stderr[-3000:]
+    return done.stdout if ok else done.stderr
 
 
 @pytest.mark.parametrize("backbone", ["clip_lite", "vista_lite"])
@@ -273,3 +273,9 @@ def test_all_benchmarks_run_on_the_fixtures(clone):
     assert own["texts"] > 0  # those with a prompt
     assert (results / "tables/mbeir.tex").read_text().count(r"\begin{tabular}") == 6
     assert "Nothing to be done" in snakemake(clone, "-n", *fixtures)
+    verifying = ["gcl.report", "--verify", "config/fixtures.yaml"]
+    assert "every table in results_fixtures is what its runs give" in gcl(clone, *verifying)
+    edited(results / "tables/covr.md", "| clip_lite pretrained_smoke |", "| clip_lite pretrained_smoke! |")
+    done = gcl(clone, *verifying, ok=False)
+    assert "error: the tables in results_fixtures are not those of the runs" in done
+    assert "results_fixtures/tables/covr.md: 2 lines differ" in done

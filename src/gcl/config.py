@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from gcl.protocols import OPTIONS, Benchmark
 from gcl.registry import lookup
 from gcl.sources import Dataset, selected
-from gcl.strict import STRICT, Count, Positive, Share, load_yaml, parse
+from gcl.strict import STRICT, Count, Positive, Share, load_yaml, parse, to_json
 
 Calibration = Literal["none", "center", "zscore", "center_zscore"]
 Denominator = Literal["full", "no_self", "no_self_no_copositive", "cross_only", "target_only"]
@@ -138,6 +138,12 @@ class Project:
     recipes: dict[str, Recipe]
     benchmarks: dict[str, Benchmark]
     datasets: dict[str, Dataset]
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """Return a config as the plain dict that `load` checks."""
+    value: dict[str, Any] = json.loads(to_json(config))
+    return value
 
 
 def load(config: dict[str, Any], folder: Path = Path("config")) -> Project:

@@ -5,13 +5,12 @@ Out: <results>/scores.csv, metrics.json, tables/, figures/, report.html.
 """
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 from gcl.checkpoints import read_curves
 from gcl.command import parser, run
-from gcl.config import Config, Project, load, runs_of
+from gcl.config import Config, Project, as_dict, load, runs_of
 from gcl.figures import (
     View,
     cosines,
@@ -33,8 +32,9 @@ from gcl.progress import progress
 from gcl.published import read_published
 from gcl.score import COLUMNS, write_csv
 from gcl.sections import Section, protocols, summary, tables_of, write_table
-from gcl.strict import from_json, to_json
+from gcl.strict import from_json
 from gcl.tables import Result, averages, full_rows, parts, read_result, summarise
+from gcl.verify import read_config, verify
 from gcl.views import first_rankings, units_of, view_recipe
 
 GALLERY_QUERIES = 3  # per task
@@ -192,7 +192,7 @@ def means(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def report(config: Config, registries: Path) -> None:
     """Write everything of the report; each output appears whole."""
-    project = load(from_config(config), registries)
+    project = load(as_dict(config), registries)
     results = Path(config.results)
     pictures = Pictures()
     shown: list[tuple[str, str]] = []
@@ -215,18 +215,37 @@ def report(config: Config, registries: Path) -> None:
         path.write_text(page("Generalized contrastive learning for universal multimodal retrieval", shown, pictures))
 
 
-def from_config(config: Config) -> dict[str, Any]:
-    """Return a config as the plain dict that `load` checks."""
-    value: dict[str, Any] = json.loads(to_json(config))
-    return value
+def report_or_verify(config: Config | None, registries: Path, overlays: list[Path] | None) -> None:
+    """Write the report, or with `overlays` compare what stands there with what the runs say.
+
+    Raises:
+        ValueError: a number that the runs don't give.
+    """
+    if overlays is None:
+        if config is None:
+            raise ValueError("give --config, or --verify")
+        report(config, registries)
+        return
+    found = read_config(overlays, registries)
+    if different := verify(found, registries, report):
+        raise ValueError("\n".join([f"the tables in {found.results} are not those of the runs:", *different]))
+    print(f"every table in {found.results} is what its runs give")
 
 
 def main() -> None:
     """Run from the command line."""
     made = parser("report", __doc__, "--config '{...}' --registries config")
-    made.add_argument("--config", required=True, type=from_json(Config), help="config.yaml as JSON")
+    made.add_argument("--config", type=from_json(Config), help="config.yaml as JSON")
     made.add_argument("--registries", type=Path, default=Path("config"), help="folder of backbones.yaml and the others")
-    run(made, report)
+    made.add_argument(
+        "--verify",
+        dest="overlays",
+        nargs="*",
+        type=Path,
+        metavar="YAML",
+        help="write nothing; score every run again and say which numbers of the tables differ. Files are laid over config.yaml",
+    )
+    run(made, report_or_verify)
 
 
 if __name__ == "__main__":
