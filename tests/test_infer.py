@@ -175,6 +175,11 @@ def test_what_was_begun_for_something_else_is_thrown_away(tmp_path):
     assert np.load(tmp_path / "g/x.npy").tolist() == [[3, 3]]
 
 
+def test_arrays_that_will_not_fit_are_refused_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match=r"the arrays take 4000000\.00 GB, but .* has \d+\.\d+ GB free"):
+        growing.Growing(tmp_path / "g", "a", {"x": (10**13, 100)})
+
+
 def test_rows_of_a_stack_come_in_the_order_that_is_asked_for():
     parts = [np.arange(6, dtype=np.float32).reshape(3, 2), np.zeros((0, 2), np.float32), np.full((2, 2), 9, np.float32)]
     stack = Stacked(parts)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gcl.cards import card
 from gcl.config import Recipe
-from gcl.strict import to_json
+from gcl.strict import mapping, to_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,11 +84,13 @@ def read_about(folder: Path, backbone: str) -> dict[str, Any]:
         ValueError: there is none, or it is another backbone's.
     """
     try:
-        about: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text())
+        about = mapping(json.loads((folder / "checkpoint.json").read_text()), str(folder / "checkpoint.json"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} is no checkpoint: {error}") from error
-    if about["backbone"] != backbone:
-        raise ValueError(f"{folder} is a checkpoint of backbone '{about['backbone']}', expected '{backbone}'")
+    if (found := about.get("backbone")) != backbone:
+        raise ValueError(f"{folder} is a checkpoint of backbone '{found}', expected '{backbone}'")
+    if not isinstance(file := about.get("weights"), str) or Path(file).name != file:
+        raise ValueError(f"{folder}/checkpoint.json: 'weights' is {file!r}, expected the name of a file beside it")
     return about
 
 

@@ -5,6 +5,7 @@ backbones.yaml, recipes.yaml, benchmarks.yaml, datasets.yaml, published.yaml.
 """
 
 import json
+import re
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -15,13 +16,14 @@ from pydantic.dataclasses import dataclass
 from gcl.protocols import OPTIONS, Benchmark
 from gcl.registry import lookup
 from gcl.sources import Dataset, selected
-from gcl.strict import STRICT, Count, Positive, Share, load_yaml, parse, to_json
+from gcl.strict import STRICT, Count, Positive, Share, load_yaml, mapping, parse, to_json
 
 Calibration = Literal["none", "center", "zscore", "center_zscore"]
 Denominator = Literal["full", "no_self", "no_self_no_copositive", "cross_only", "target_only"]
 Direction = Annotated[str, Field(pattern=r"^(image|text|image_text)>(image|text|image_text)$")]
 
 T = TypeVar("T")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of rows: they become folders, and words of commands
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -155,7 +157,10 @@ def load(config: dict[str, Any], folder: Path = Path("config")) -> Project:
 
     def rows(name: str, kind: type[T]) -> dict[str, T]:
         path = folder / f"{name}.yaml"
-        return {key: parse(kind, row, f"{path}: {key}") for key, row in load_yaml(path).items()}
+        found = mapping(load_yaml(path), str(path))
+        if odd := [key for key in found if not NAME.fullmatch(key)]:
+            raise ValueError(f"{path}: name {odd[0]!r}: expected letters, digits, _, - and . only")
+        return {key: parse(kind, row, f"{path}: {key}") for key, row in found.items()}
 
     project = Project(
         config=parse(Config, config, f"{folder}/config.yaml"),

@@ -17,7 +17,7 @@ from gcl.fusion import Floats
 from gcl.images import load
 from gcl.records import Ints
 from gcl.runtime import open_session
-from gcl.strict import parse
+from gcl.strict import made_by, mapping, parse
 from gcl.texts import clean, pad_of, read_tokenizer
 
 BATCH = 64
@@ -25,13 +25,21 @@ PREFETCH = 4  # batches decoded ahead
 ROWS = 1024  # of heads' inputs at a time
 
 
-def read_export(onnx: Path) -> dict[str, Any]:
+class About(dict[str, Any]):
+    """What export.json says; a key that it lacks is a ValueError."""
+
+    def __missing__(self, key: str) -> Any:
+        """Say what is missing."""
+        raise ValueError(f"export.json says nothing of '{key}'; run `export` again")
+
+
+def read_export(onnx: Path) -> About:
     """Read export.json."""
     try:
-        about: dict[str, Any] = json.loads((onnx / "export.json").read_text())
+        about = json.loads((onnx / "export.json").read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{onnx} is no exported model: {error}; run `export`") from error
-    return about
+    return About(mapping(about, str(onnx / "export.json")))
 
 
 def run_batches(session: onnxruntime.InferenceSession, rows: np.ndarray) -> np.ndarray:
@@ -60,8 +68,17 @@ class Encoder(NamedTuple):
 
 
 def open_encoder(onnx: Path, device: str, threads: int) -> Encoder:
-    """Open a folder that `export` or `bundle` wrote."""
-    about = read_export(onnx)
+    """Open a folder that `export` or `bundle` wrote.
+
+    Raises:
+        ValueError: something of it is missing or broken.
+    """
+    with made_by("export", onnx):
+        return open_graphs(onnx, read_export(onnx), device, threads)
+
+
+def open_graphs(onnx: Path, about: About, device: str, threads: int) -> Encoder:
+    """Open the graphs and the tokenizer that export.json describes."""
 
     def session(name: str) -> Any:
         return open_session(onnx / f"{name}.onnx", device, threads, about["dtype"]) if name in about["graphs"] else None

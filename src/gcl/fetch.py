@@ -78,6 +78,8 @@ def download(url: str, part: Path, size: int | None) -> None:
             part.unlink()  # what is there is no part of this file
             raise ValueError("the server has no more than was there already; removed it, run again")
         reply.raise_for_status()
+        if url.startswith("https:") and not reply.url.startswith("https:"):
+            raise ValueError(f"the server sends elsewhere, and unencrypted: {reply.url}")
         resumed = reply.status_code == requests.codes.partial_content
         if size is None:
             size = stated_size(reply, have if resumed else 0)

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+FUSIONS = ("sum_raw", "sum_unit", "native")
 
 
 class Stacked:
@@ -48,7 +50,9 @@ def read_array(path: Path) -> Floats:
     """Map an array that `infer` wrote; a missing or cut file is a ValueError that names it."""
     try:
         array: Floats = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
+        if array.ndim != 2 or array.dtype != np.float32:
+            raise ValueError(f"{array.ndim} dimensions of {array.dtype}, expected rows of float32")
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, OverflowError) as error:
         raise ValueError(f"can't read {path}: {error}; delete {path.parent} and run `infer` again") from error
     return array
 

@@ -34,11 +34,21 @@ class Growing:
             return
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        self.check_space()
         for name, shape in shapes.items():
             with self.path(name).open("wb") as file:
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
         self.save()
+
+    def check_space(self) -> None:
+        """Raise ValueError if the finished arrays would not fit on the disk."""
+        needed = sum(rows * width * ITEM for rows, width in self.shapes.values())
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise ValueError(
+                f"the arrays take {needed / 1e9:.2f} GB, but {self.folder.parent} has {free / 1e9:.2f} GB free"
+            )
 
     def path(self, name: str) -> Path:
         """Return the file of an array."""

@@ -47,6 +47,10 @@ def decode(data: bytes, name: str) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(image)
         image = white
+    if image.mode.startswith("I"):  # 16 bits: a plain conversion makes white of all but the darkest
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError(f"image {name} has pixels of floating point, whose scale is unknown")
     return image.convert("RGB")
 
 

@@ -22,7 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcl.records import Ints, Units, read_parquet
+from gcl.records import NO_TEXT, Ints, Units, read_parquet
+from gcl.registry import lookup
+from gcl.strict import made_by, mapping, parse
 
 
 class Item(NamedTuple):
@@ -215,13 +217,16 @@ class Table(NamedTuple):
         return Table(*(column[:n] for column in self))
 
 
+Lists = dict[tuple[str, str], dict[str, NDArray[np.int32]]]  # (task, pool) -> query -> rows of the pool
+
+
 class PreparedBenchmark(NamedTuple):
     """A benchmark as read back."""
 
     tasks: list[Task]
     tables: dict[str, Table]
     qrels: dict[str, dict[str, dict[str, int]]]  # task -> query -> candidate -> relevance
-    lists: dict[tuple[str, str], dict[str, NDArray[np.int32]]]  # (task, pool) -> query -> rows of the pool
+    lists: Lists
     excluded: dict[str, dict[str, set[str]]]  # task -> query -> candidates
     missing: dict[str, list[str]]  # task -> queries that count as misses
     about: dict[str, Any]
@@ -237,11 +242,19 @@ class PreparedBenchmark(NamedTuple):
 
 
 def read_benchmark(folder: Path, lists: bool = False) -> PreparedBenchmark:
-    """Read what write_benchmark wrote; the lists, which may be large, only on request."""
-    about = json.loads((folder / "task.json").read_text())
-    tasks = [
-        Task(**row)._replace(listed=tuple(row["listed"]), groups=tuple(row["groups"])) for row in about.pop("tasks")
-    ]
+    """Read what write_benchmark wrote; the lists, which may be large, only on request.
+
+    Raises:
+        ValueError: a file is missing or broken.
+    """
+    with made_by("prepare", folder):
+        return read_files(folder, lists)
+
+
+def read_files(folder: Path, lists: bool) -> PreparedBenchmark:
+    """Read the files of a prepared benchmark."""
+    about = mapping(json.loads((folder / "task.json").read_text()), str(folder / "task.json"))
+    tasks = [parse(Task, row, str(folder / "task.json")) for row in about.pop("tasks")]
     qrels: dict[str, dict[str, dict[str, int]]] = {task.name: {} for task in tasks}
     for task, query, candidate, relevance in columns(folder / "qrels.parquet"):
         qrels[task].setdefault(query, {})[candidate] = relevance
@@ -251,8 +264,37 @@ def read_benchmark(folder: Path, lists: bool = False) -> PreparedBenchmark:
     missing: dict[str, list[str]] = {task.name: [] for task in tasks}
     for task, query in columns(folder / "missing.parquet"):
         missing[task].append(query)
-    own = read_lists(folder) if lists else {}
-    return PreparedBenchmark(tasks, read_tables(folder), qrels, own, excluded, missing, about)
+    found = PreparedBenchmark(tasks, read_tables(folder), qrels, {}, excluded, missing, about)
+    check_tables(found, folder)
+    return found._replace(lists=check_rows(found, read_lists(folder), folder)) if lists else found
+
+
+def check_tables(bench: PreparedBenchmark, folder: Path) -> None:
+    """Raise ValueError if a task names a table or a pool that isn't there."""
+    for name, table in bench.tables.items():
+        if table.text_rows.min() < NO_TEXT or table.image_rows.flatten().to_numpy().min(initial=0) < 0:
+            raise ValueError(f"{folder}/items.parquet: table '{name}' has negative rows")
+    for task in bench.tasks:
+        for name in (task.queries, *(name for names in task.pools.values() for name in names)):
+            lookup(bench.tables, name, f"table of task {task.name}", str(folder / "items.parquet"))
+        for pool in task.listed:
+            lookup(task.pools, pool, f"listed pool of task {task.name}", str(folder / "task.json"))
+        if not task.pools or not all(task.pools.values()):
+            raise ValueError(f"{folder}/task.json: task {task.name} has no pool, or one without tables")
+
+
+def check_rows(bench: PreparedBenchmark, lists: Lists, folder: Path) -> Lists:
+    """Return the lists; raise ValueError if a query has none, or one that names a row that its pool lacks."""
+    for task in bench.tasks:
+        for pool in task.listed:
+            size, own = len(bench.pool_ids(task, pool)), lists.get((task.name, pool), {})
+            for query in bench.queries(task):
+                rows = own.get(query)
+                if rows is None or not len(rows) or rows.min() < 0 or rows.max() >= size:
+                    raise ValueError(
+                        f"{folder}/lists.parquet: query '{query}' of {task.name} has no list of rows of {pool}"
+                    )
+    return lists
 
 
 def columns(path: Path) -> Iterable[tuple[Any, ...]]:
@@ -276,10 +318,10 @@ def read_tables(folder: Path) -> dict[str, Table]:
     return tables
 
 
-def read_lists(folder: Path) -> dict[tuple[str, str], dict[str, NDArray[np.int32]]]:
+def read_lists(folder: Path) -> Lists:
     """Read lists.parquet; the rows stay in one array."""
     table = read_parquet(folder / "lists.parquet").combine_chunks()
-    found: dict[tuple[str, str], dict[str, NDArray[np.int32]]] = {}
+    found: Lists = {}
     if not len(table):
         return found
     column = table["candidate_rows"].chunk(0)

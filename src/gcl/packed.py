@@ -3,6 +3,7 @@
 Nothing is unpacked. A process keeps directories of what it has opened, and a few row groups of Parquet.
 """
 
+import struct
 import tarfile
 import threading
 import zipfile
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from gcl.videos import read_frame
 
+MAX_BYTES = 1 << 28  # of an encoded image
 IMAGE_FIELDS = ("image", "jpg", "png", "webp", "img")  # of packed rows
 
 
@@ -47,7 +49,7 @@ def tar_index(path: str) -> TarIndex:
     try:
         with tarfile.open(path, "r:") as archive:
             return TarIndex(path, {m.name: (m.offset_data, m.size) for m in archive if m.isfile()})
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, OSError, OverflowError) as error:
         raise ValueError(f"can't read {path} as an uncompressed tar file: {error}") from error
 
 
@@ -68,7 +70,10 @@ class RowGroups(NamedTuple):
         """Yield (first row, values) of one column, a row group at a time."""
         file = pq.ParquetFile(self.path)
         for group, start in enumerate(self.starts[:-1]):
-            yield start, file.read_row_group(group, [column])[column]
+            try:
+                yield start, file.read_row_group(group, [column])[column]
+            except (OSError, pa.ArrowException) as error:
+                raise ValueError(f"can't read row group {group} of {self.path}: {error}") from error
 
 
 def parquet_row_groups(path: Path) -> RowGroups:
@@ -150,7 +155,11 @@ def from_arrow(path: str, key: str) -> bytes:
 
 def from_zip(path: str, key: str) -> bytes:
     """Return a member of a zip file."""
-    return open_zip(path, threading.get_ident()).read(key)
+    with open_zip(path, threading.get_ident()).open(key) as member:
+        data = member.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path}: member '{key}' unpacks to more than {MAX_BYTES:,} bytes, which no image needs")
+    return data
 
 
 def from_tar(path: str, key: str) -> bytes:
@@ -158,6 +167,10 @@ def from_tar(path: str, key: str) -> bytes:
     return tar_index(path).read(key)
 
 
+UNREADABLE = (
+    KeyError, IndexError, StopIteration, TypeError, OSError, EOFError, OverflowError, NotImplementedError, RuntimeError,
+    struct.error, zipfile.BadZipFile, zlib.error, pa.ArrowException,
+)  # fmt: skip
 KINDS: dict[str, Callable[[str, str], bytes]] = {
     ".zip": from_zip,
     ".tar": from_tar,
@@ -180,5 +193,5 @@ def read_member(path: str, key: str) -> bytes:
         return read(path, key)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing") from error
-    except (KeyError, IndexError, StopIteration, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} has no image '{key}': {error}") from None
+    except UNREADABLE as error:
+        raise ValueError(f"{path} has no image '{key}' that can be read: {error!r}") from None

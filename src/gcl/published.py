@@ -31,7 +31,10 @@ def read_published(path: Path) -> list[Published]:
     Raises:
         ValueError: an unknown key or a wrong type.
     """
-    return [parse(Published, row, f"{path}: row {number}") for number, row in enumerate(load_yaml(path), 1)]
+    rows = load_yaml(path)
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: expected a list of rows, found {str(rows)[:80]!r}")
+    return [parse(Published, row, f"{path}: row {number}") for number, row in enumerate(rows, 1)]
 
 
 def chosen(rows: list[Published], benchmark: str, pool: str) -> list[Published]:

@@ -19,11 +19,13 @@ from gcl.calibrate import MODALITIES
 from gcl.command import parser, run
 from gcl.encoder import read_export
 from gcl.files import atomic_path
-from gcl.fusion import Floats, Outputs, read_outputs, release
+from gcl.fusion import FUSIONS, Floats, Outputs, read_outputs, release
 from gcl.items import PreparedBenchmark, Task, read_benchmark
 from gcl.progress import progress
 from gcl.ranking import best_of_blocks, expanded, members_of, rank_list
 from gcl.records import Ints, fused_keys, to_codes
+from gcl.registry import lookup
+from gcl.strict import made_by
 from gcl.vectors import Distinct, Source, distinct_items, unit_vectors
 
 BLOCK = 16384  # candidates that are fused and scored at a time
@@ -186,6 +188,7 @@ def check_rows(bench: PreparedBenchmark, outputs: Outputs, combinations: int, fo
 
 def read_source(prepared: Path, embeddings: Sequence[Path], shared: Path | None, fusion: str) -> Source:
     """Read what a model made of a prepared benchmark."""
+    lookup(dict.fromkeys(FUSIONS), str(fusion), "fusion", "src/gcl/fusion.py")
     outputs = read_outputs(embeddings, shared)
     keys = to_codes(*fused_keys(prepared).T) if outputs.fused is not None else np.empty(0, np.int64)
     return Source(outputs, keys, fusion)
@@ -202,14 +205,18 @@ def rank_seed(
 ) -> Iterator[pa.Table]:
     """Yield the rankings of one seed for all calibrations, tasks and pools."""
     about = read_export(onnx)
+    with made_by("export", onnx):
+        stats = calibrate.from_dict(about["calibration"]) if "calibration" in about else None
+        seed = int(about.get("seed", 0))
+    if not 0 <= seed < 2**15:
+        raise ValueError(f"{onnx}/export.json: seed {seed}, expected 0 to {2**15 - 1}")
     source = read_source(prepared, embeddings, shared, about["fusion"])
     check_rows(bench, source.outputs, len(source.keys), embeddings[-1])
-    stats = calibrate.from_dict(about["calibration"]) if "calibration" in about else None
     ranker = Ranker(bench, source, stats)
     for mode in modes:
         for task in progress(bench.tasks, f"rank ({mode})", "task"):
             for pool in task.pools:
-                yield run_table(task, pool, mode, about.get("seed", 0), ranker.rank(task, pool, mode, k), bench)
+                yield run_table(task, pool, mode, seed, ranker.rank(task, pool, mode, k), bench)
 
 
 def lowered(score: np.float32) -> np.float32:

@@ -20,6 +20,7 @@ from gcl.command import parser, run
 from gcl.files import atomic_path
 from gcl.items import PreparedBenchmark, read_benchmark
 from gcl.records import read_parquet
+from gcl.strict import made_by
 
 COLUMNS = (
     "backbone",
@@ -52,19 +53,24 @@ def rankings(path: Path, queries: dict[str, list[str]]) -> Iterator[Ranking]:
     """Read a run, one ranking at a time.
 
     Raises:
-        ValueError: a block whose queries are not those of its task in order.
+        ValueError: a block whose queries are not those of its task in order, or a broken file.
     """
-    file = pq.ParquetFile(path)
-    for group in range(file.num_row_groups):
-        table = file.read_row_group(group)
-        if not table.num_rows:
-            continue
-        first = {c: table[c][0].as_py() for c in ("seed", "task", "pool", "calibration")}
-        starts = np.flatnonzero(table["rank"].to_numpy() == 1)
-        if strings(table["query_id"])[starts].tolist() != queries[first["task"]]:
-            raise ValueError(f"{path} ranks other queries than the benchmark has ({first}); run `retrieve` again")
-        found, scores = (np.split(c, starts[1:]) for c in (strings(table["candidate_id"]), table["score"].to_numpy()))
-        yield Ranking(**first, candidates=[row.tolist() for row in found], scores=scores)
+    with made_by("retrieve", path):
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            if table.num_rows:
+                yield ranking_of(table, path, queries)
+
+
+def ranking_of(table: pa.Table, path: Path, queries: dict[str, list[str]]) -> Ranking:
+    """Return the ranking in a row group of a run."""
+    first = {c: table[c][0].as_py() for c in ("seed", "task", "pool", "calibration")}
+    starts = np.flatnonzero(table["rank"].to_numpy() == 1)
+    if strings(table["query_id"])[starts].tolist() != queries[first["task"]]:
+        raise ValueError(f"{path} ranks other queries than the benchmark has ({first}); run `retrieve` again")
+    found, scores = (np.split(c, starts[1:]) for c in (strings(table["candidate_id"]), table["score"].to_numpy()))
+    return Ranking(**first, candidates=[row.tolist() for row in found], scores=scores)
 
 
 def strings(column: pa.ChunkedArray) -> np.ndarray:

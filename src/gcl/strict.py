@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,12 +20,40 @@ Count = Annotated[int, Field(gt=0)]
 
 T = TypeVar("T")
 
+BROKEN = (
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    StopIteration,
+    OverflowError,
+    EOFError,
+    OSError,
+    ArithmeticError,
+)
+
+
+@contextmanager
+def made_by(stage: str, path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while a file of ours is read into a message that says which stage makes it anew."""
+    try:
+        yield
+    except BROKEN as error:
+        raise ValueError(f"{path} is broken ({error!r}); delete it and run `{stage}` again") from error
+
+
+def mapping(value: Any, where: str) -> dict[str, Any]:
+    """Return a value that must be a mapping with names as keys."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ValueError(f"{where}: expected names with values, found {str(value)[:80]!r}")
+    return value
+
 
 def load_yaml(path: Path) -> Any:
     """Read a YAML file with the safe loader; a missing or broken file is a ValueError that names it."""
     try:
         return yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"can't read {path}: {error}") from error
 
 

@@ -114,7 +114,7 @@ def unpack(archive: Archive, folder: Path, files: Mapping[str, Mapping[str, Any]
         ):
             for member in progress(tar, f"unpack {archive.parts[0]}", "member"):
                 take(tar, member, archive, folder / archive.to, counts)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, OSError, OverflowError) as error:
         raise ValueError(
             f"{folder / archive.parts[0]} can't be unpacked after {counts['files']} files: {error}; is it complete?"
         ) from error

@@ -19,7 +19,7 @@ rule fetch:
     params:
         row=lambda w: to_json(wanted(PROJECT, w.dataset)),
     shell:
-        "python -m gcl.fetch --name {wildcards.dataset} --dataset {params.row:q}"
+        "python -m gcl.fetch --name {wildcards.dataset:q} --dataset {params.row:q}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 

@@ -20,7 +20,7 @@ rule export_towers:
     params:
         row=lambda w: to_json(PROJECT.backbones[w.backbone]),
     shell:
-        "python -m gcl.export --kind towers --name {wildcards.backbone} --backbone {params.row:q}"
+        "python -m gcl.export --kind towers --name {wildcards.backbone:q} --backbone {params.row:q}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 
@@ -52,7 +52,7 @@ rule train:
         tensorboard=f"{R}/logs/{{backbone}}/{{recipe}}/tensorboard",
         dataset=to_json(PROJECT.datasets[CONFIG.pairs]),
     shell:
-        "{params.launch} gcl.train --name {wildcards.backbone} --backbone {params.backbone:q} --recipe {params.recipe:q}"
+        "{params.launch} gcl.train --name {wildcards.backbone:q} --backbone {params.backbone:q} --recipe {params.recipe:q}"
         " --seeds {params.seeds} {params.paths:q} --device {params.device} --workers {threads} --dataset {params.dataset:q}"
         " --resume {params.resume:q} --tensorboard {params.tensorboard:q}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
@@ -80,5 +80,5 @@ rule export:
         device=CONFIG.device,
         paths=flags("checkpoints", "pairs", "towers", "features"),
     shell:
-        "python -m gcl.export --kind {params.kind} --name {wildcards.backbone} --backbone {params.row:q}"
+        "python -m gcl.export --kind {params.kind} --name {wildcards.backbone:q} --backbone {params.row:q}"
         " {params.paths:q} --device {params.device} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"

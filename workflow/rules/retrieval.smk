@@ -126,8 +126,8 @@ rule score:
         measures=lambda w: PROJECT.benchmarks[w.benchmark].measures,
         resamples=CONFIG.resamples,
     shell:
-        "python -m gcl.score --run {input.run:q} --prepared {input.prepared:q} --backbone {wildcards.backbone}"
-        " --recipe {wildcards.recipe} --benchmark {wildcards.benchmark} --measures {params.measures}"
+        "python -m gcl.score --run {input.run:q} --prepared {input.prepared:q} --backbone {wildcards.backbone:q}"
+        " --recipe {wildcards.recipe:q} --benchmark {wildcards.benchmark:q} --measures {params.measures}"
         " --resamples {params.resamples} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 

@@ -37,7 +37,8 @@ def read_circo(folder: Path, images: Path, row: Benchmark) -> Contents:
             raise ValueError(f"{place}: reference image {reference} is not in the gallery")
         queries.append(Item(query, clean_edit(text_of(record, "relative_caption", place)), (known[reference],)))
         excluded += [Excluded(name, query, [reference]) for name in names]
-        qrels += [Qrel("circo", query, str(image)) for image in record.get("gt_img_ids", [])]
+        if "gt_img_ids" in record:
+            qrels += [Qrel("circo", query, str(image)) for image in value_of(record, "gt_img_ids", list, place)]
         if "target_img_id" in record:
             qrels.append(Qrel("circo_one", query, str(record["target_img_id"])))
     pool = [Item(name, None, (location,)) for name, location in known.items()]

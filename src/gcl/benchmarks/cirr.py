@@ -17,7 +17,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 def image_at(images: Path, name: str, place: str) -> str:
     """Return the location of an image; its suffix may be another than the annotations' (M-BEIR's copies are JPEG)."""
     path = images / name
-    found = next((p for p in (path, *(path.with_suffix(s) for s in SUFFIXES)) if p.exists()), path)
+    try:
+        found = next((p for p in (path, *(path.with_suffix(s) for s in SUFFIXES)) if p.exists()), path)
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise ValueError(f"{place}: {name[:80]!r} is no name of an image: {error}") from error
     return locate(images, str(found.relative_to(images)), place)
 
 
@@ -25,7 +28,7 @@ def gallery(folder: Path, images: Path, split: str, options: CirrOptions) -> lis
     """Return the images that are searched."""
     path = folder / f"image_splits/split.rc2.{split}.json"
     names = read_json(path)
-    if not isinstance(names, dict) or not names:
+    if not isinstance(names, dict) or not names or not all(isinstance(inner, str) for inner in names.values()):
         raise ValueError(f"{path}: expected an object of names and files")
     if options.gallery == "split":
         return [

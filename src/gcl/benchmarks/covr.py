@@ -23,6 +23,7 @@ from gcl.videos import count_frames, spread_frames
 log = logging.getLogger(__name__)
 
 TEMPERATURE = 0.1  # of the weights of frames
+MAX_SCORE = 1e6  # they are cosines
 COLUMNS = ("pth1", "pth2", "edit", "scores")
 
 
@@ -53,6 +54,8 @@ def frame_weights(scores: str, frames: int) -> tuple[float, ...]:
         found = json.loads(scores or "[]")
     except json.JSONDecodeError as error:
         raise ValueError(f"scores {scores[:60]!r} are no list of numbers: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(x, int | float) and abs(x) < MAX_SCORE for x in found):
+        raise ValueError(f"scores {scores[:60]!r} are no list of numbers")
     if len(found) != frames:
         return ()
     powers = np.exp((np.array(found, np.float64) - max(found)) / TEMPERATURE)

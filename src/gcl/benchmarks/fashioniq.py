@@ -23,15 +23,19 @@ def read_category(
     for number, (place, record) in enumerate(read_records(path)):
         query = f"{name}:{number}"
         reference, target = text_of(record, "candidate", place), text_of(record, "target", place)
-        if not isinstance(record.get("captions"), list) or len(record["captions"]) != 2:
-            raise ValueError(f"{place}: 'captions' is {record.get('captions')!r}, expected two strings")
-        text = clean_edit(" and ".join(record["captions"]))
+        captions = record.get("captions")
+        if not isinstance(captions, list) or len(captions) != 2 or not all(isinstance(c, str) for c in captions):
+            raise ValueError(f"{place}: 'captions' is {captions!r}, expected two strings")
+        text = clean_edit(" and ".join(captions))
         queries.append(Item(query, text, (image_at(images, f"{reference}.jpg", place),)))
         qrels.append(Qrel(name, query, target))
         if options.mask_reference:
             excluded.append(Excluded(name, query, [reference]))
         used |= {reference: None, target: None}
-    names = used if options.gallery == "val" else read_json(folder / f"image_splits/split.{name}.{split}.json")
+    listing = folder / f"image_splits/split.{name}.{split}.json"
+    names = list(used) if options.gallery == "val" else read_json(listing)
+    if not isinstance(names, list) or not all(isinstance(entry, str) for entry in names):
+        raise ValueError(f"{listing}: expected a list of names of images")
     pool = [Item(name, None, (image_at(images, f"{name}.jpg", str(path)),)) for name in names]
     return queries, pool, qrels, excluded
 
