@@ -14,8 +14,8 @@ from gcl.benchmarks.mbeir import choose_prompt, clean, prompted, read_mbeir, rea
 from gcl.benchmarks.mmeb import without_placeholder
 from gcl.config import load
 from gcl.images import decode, read_bytes
-from gcl.items import read_benchmark
 from gcl.prepare import prepare_benchmark
+from gcl.prepared import read_benchmark
 from gcl.sources import Archive
 from gcl.strict import load_yaml
 from gcl.unpack import unpack

@@ -23,9 +23,10 @@ from gcl.config import load
 from gcl.encoder import open_encoder
 from gcl.fusion import read_outputs
 from gcl.images import decode
-from gcl.items import read_benchmark, write_benchmark
+from gcl.items import write_benchmark
 from gcl.packed import read_member
 from gcl.pairs import READERS as PAIRS
+from gcl.prepared import read_benchmark
 from gcl.published import read_published
 from gcl.retrieve import retrieve
 from gcl.score import score
@@ -274,6 +275,7 @@ PICTURES = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of broken TIFF files
 @pytest.mark.parametrize("name", PICTURES)
 @fuzzed
 @given(data=st.data())

@@ -1,7 +1,8 @@
 import pytest
 from conftest import SAME
 
-from gcl.items import Item, Qrel, read_benchmark, write_benchmark
+from gcl.items import Item, Qrel, write_benchmark
+from gcl.prepared import read_benchmark
 from gcl.records import read_parquet
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gcl.images import decode, read_bytes
-from gcl.items import PreparedBenchmark
+from gcl.prepared import PreparedBenchmark
 from gcl.records import NO_TEXT, read_parquet
 from gcl.score import Ranking
 from gcl.tables import task_label

@@ -25,9 +25,10 @@ from gcl.figures import (
     training_curves,
 )
 from gcl.files import atomic_path, write_json
-from gcl.items import PreparedBenchmark, Task, read_benchmark
+from gcl.items import Task
 from gcl.layout import place
 from gcl.page import Pictures, gallery, inline_figures, page, table_html
+from gcl.prepared import PreparedBenchmark, read_benchmark
 from gcl.progress import progress
 from gcl.published import read_published
 from gcl.score import COLUMNS, write_csv

@@ -20,7 +20,8 @@ from gcl.command import parser, run
 from gcl.encoder import read_export
 from gcl.files import atomic_path
 from gcl.fusion import FUSIONS, Floats, Outputs, read_outputs, release
-from gcl.items import PreparedBenchmark, Task, read_benchmark
+from gcl.items import Task
+from gcl.prepared import PreparedBenchmark, read_benchmark
 from gcl.progress import progress
 from gcl.ranking import best_of_blocks, expanded, members_of, rank_list
 from gcl.records import Ints, fused_keys, to_codes

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from gcl.bootstrap import interval, resample_counts
 from gcl.command import parser, run
 from gcl.files import atomic_path
-from gcl.items import PreparedBenchmark, read_benchmark
+from gcl.prepared import PreparedBenchmark, read_benchmark
 from gcl.records import read_parquet
 from gcl.strict import made_by
 

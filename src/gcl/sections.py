@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gcl.config import Config, Experiment, Project, experiment_of
-from gcl.items import PreparedBenchmark, Task
+from gcl.items import Task
+from gcl.prepared import PreparedBenchmark
 from gcl.protocols import Benchmark
 from gcl.published import Published, chosen
 from gcl.score import write_csv

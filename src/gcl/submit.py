@@ -13,7 +13,7 @@ from typing import Any
 
 from gcl.command import parser, run
 from gcl.files import atomic_path
-from gcl.items import read_benchmark
+from gcl.prepared import read_benchmark
 from gcl.registry import lookup
 from gcl.score import Ranking, rankings
 

@@ -25,7 +25,7 @@ from gcl.command import parser, run
 from gcl.encoder import read_export
 from gcl.files import atomic_path, sha256_file
 from gcl.fusion import read_outputs
-from gcl.items import read_benchmark
+from gcl.prepared import read_benchmark
 from gcl.registry import lookup
 from gcl.retrieve import retrieve
 from gcl.score import score

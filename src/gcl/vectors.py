@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gcl import calibrate
 from gcl.calibrate import MODALITIES
 from gcl.fusion import Floats, Outputs, Stacked
-from gcl.items import Table
+from gcl.prepared import Table
 from gcl.records import Ints, split_codes, to_codes
 
 NOTHING = -1

@@ -7,8 +7,8 @@ import numpy as np
 from gcl.calibrate import MODALITIES
 from gcl.figures import View
 from gcl.fusion import Floats
-from gcl.items import PreparedBenchmark
 from gcl.layout import Place
+from gcl.prepared import PreparedBenchmark
 from gcl.retrieve import read_source
 from gcl.score import Ranking, rankings
 from gcl.vectors import Vectors, all_vectors
