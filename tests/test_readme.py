@@ -1,3 +1,4 @@
+import json
 import re
 
 
@@ -26,3 +27,21 @@ def test_every_number_of_points_in_the_readme_is_in_the_tables(root):
 def test_every_command_of_the_makefile_in_the_readme_exists(root):
     targets = set(re.findall(r"^(\w+):", (root / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make (\w+)", (root / "README.md").read_text(), re.MULTILINE)) <= targets
+
+
+def test_the_memory_in_the_docs_is_what_the_benchmark_wrote(root):
+    found = json.loads((root / "results/benchmarks/retrieval_memory.json").read_text())["rows"]
+    forms = (("peak_mb", ".0f"), ("seconds", ".1f"))
+    columns = [(stage, key, form) for stage in ("retrieve", "score") for key, form in forms]
+    expected = [[f"{row['candidates']:,}", *(f"{row[s][k]:{form}}" for s, k, form in columns)] for row in found]
+    section = (root / "docs/reliability.md").read_text().partition("<!-- memory -->")[2].partition("<!-- end -->")[0]
+    assert rows(section)[2:] == expected
+
+
+def test_every_test_that_the_docs_name_exists(root):
+    named = set(re.findall(r"`(test_[\w*]+(?:\.py)?)`", (root / "docs/reliability.md").read_text()))
+    files = {path.name: path.read_text() for path in (root / "tests").glob("test_*.py")}
+    for name in named:
+        text = "\n".join(files.values())
+        assert name in files or re.search(rf"def {name.replace('*', '.*')}\(", text), name
+    assert len(named) > 20
