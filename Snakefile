@@ -23,6 +23,22 @@ onstart:
     LOCK.__enter__()  # held until this process ends, however it ends: a kill leaves none behind
 
 
+rule prepared:
+    """All data sets, prepared: a stage of dvc.yaml"""
+    input:
+        everything_prepared(),
+    output:
+        touch(f"{R}/done/prepared"),
+
+
+rule backbone:
+    """All scores of {wildcards.backbone}: a stage of dvc.yaml for each backbone"""
+    input:
+        lambda w: everything(f"{R}/scores/{{backbone}}/{{recipe}}/{{benchmark}}", backbones=[w.backbone]),
+    output:
+        touch(f"{R}/done/{{backbone}}"),
+
+
 rule all:
     """Everything that config.yaml asks for"""
     default_target: True

@@ -152,13 +152,21 @@ def flags(*names):
     ]
 
 
-def everything(pattern, benchmarks=CONFIG.benchmarks):
+def everything(pattern, benchmarks=CONFIG.benchmarks, backbones=CONFIG.backbones):
     """A path pattern filled with every backbone, recipe and benchmark that the experiments ask for."""
     return [
         path
         for backbone, recipe in runs_of(CONFIG)
+        if backbone in backbones
         for path in expand(pattern, backbone=backbone, recipe=recipe, benchmark=benchmarks)
     ]
+
+
+def everything_prepared():
+    """The training pairs and all benchmarks as prepared, and the fetched weights of all backbones."""
+    files = [file for name in CONFIG.backbones for file in backbone_files(PROJECT.backbones[name])]
+    fetched = [f"data/{name}/fetched.json" for name in sorted({file.split("/")[0] for file in files})]
+    return [*fetched, *(f"{R}/prepared/{name}" for name in (CONFIG.pairs, *CONFIG.embedded))]
 
 
 def all_embeddings():
