@@ -23,6 +23,7 @@ check: setup
 	snakefmt --check Snakefile workflow
 	mypy
 	snakemake --cores 1 -n --quiet all > /dev/null
+	snakemake --cores 1 -n --quiet all -- results/done/prepared results/done/clip_lite > /dev/null
 	snakemake --cores 1 -n --quiet all --configfile config/paper.yaml > /dev/null
 	snakemake --cores 1 -n --quiet all --configfile config/fixtures.yaml > /dev/null
 
