@@ -2,12 +2,17 @@
 
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
+from safetensors.torch import load_file
 from slurm_cluster import PROGRAMS, cluster
 from test_kills import ARGUMENTS, CONFIG, copied, outcome, run_undisturbed, snakemake
+from test_training import close, command, pairs, recipe, row, run, weights  # noqa: F401 - fixtures among them
 
 missing = [name for name in PROGRAMS if shutil.which(name) is None]
 pytestmark = [
@@ -17,6 +22,21 @@ pytestmark = [
 ]
 QUICK = ["--cores", "2", "--jobs", "4", "--latency-wait", "10", "--slurm-status-command", "squeue"]
 QUICK += ["--seconds-between-status-checks", "2", "--slurm-init-seconds-before-status-checks", "1"]
+
+
+def test_two_nodes_of_one_job_train_the_model_of_one_process(pairs, weights, tmp_path):
+    """Two agents of torchrun that meet as those of two nodes do, in one Slurm job; here on one node."""
+    plan = recipe({"chunk": 2}, max_steps=3)
+    one, _ = run(row(), plan, pairs, weights, tmp_path / "one")
+    meet = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:29513"]
+    start = [sys.executable, "-m", "torch.distributed.run", *meet, "-m"]
+    words = shlex.join([*start, *command(row(), plan, pairs, weights, tmp_path / "two")])
+    batch = ["sbatch", "--wait", "--ntasks", "2", "--output", str(tmp_path / "out.log")]
+    batch += ["--export", f"ALL,OMP_NUM_THREADS=1,PYTHONPATH={ROOT / 'src'}", "--wrap", f"srun --mpi=none {words}"]
+    with cluster(tmp_path / "cluster"):
+        done = subprocess.run(batch, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, (tmp_path / "out.log").read_text()[-3000:]
+    close(load_file(tmp_path / "two/seed0/open_clip_model.safetensors"), one, 2e-4)
 
 
 def test_slurm_gives_the_tables_of_a_local_run(tmp_path):
