@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORES ?= all
 
-.PHONY: run test setup check lock restore repro clean
+.PHONY: run test setup check lock restore repro bench clean
 
 run: setup
 	snakemake --cores $(CORES)
@@ -56,6 +56,10 @@ restore: setup
 
 repro: setup
 	dvc repro
+
+# Minutes, and 12 GB of disk; writes results/benchmarks/.
+bench: setup
+	python benchmarks/retrieval_memory.py
 
 clean:
 	rm -rf results/* .snakemake

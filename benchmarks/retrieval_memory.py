@@ -1,6 +1,6 @@
 """Peak memory and time of `retrieve` and `score` against the size of the pool, on random vectors.
 
-    python benchmarks/retrieval_memory.py [--sizes 10000 100000 1000000 5600000] [--folder /tmp/pools]
+    python benchmarks/retrieval_memory.py [--sizes 10000 100000 1000000 5600000] [--folder FOLDER]
 
 Each size is a prepared benchmark of texts in one pool, 512 numbers each, and 256 queries. Both stages run as commands
 of their own; the peak is that of their resident memory, mapped files included.
