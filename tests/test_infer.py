@@ -212,6 +212,8 @@ def test_only_benchmarks_with_a_data_set_in_common_share():
     assert parts(project, "mbeir") == ["mbeir.0of2", "mbeir.1of2"]
     assert split_part("mbeir.1of2") == ("mbeir", 1, 2)
     assert split_part("mbeir") == ("mbeir", 0, 1)
+    assert split_part("mbeir.v2") == ("mbeir.v2", 0, 1)
+    assert split_part("mbeir.v2.1of2") == ("mbeir.v2", 1, 2)
     found = place(project, "clip_b32", "released", "mbeir_first")
     assert [folder.name for folder in found.embeddings] == ["mbeir.0of2", "mbeir.1of2", "mbeir_first"]
     assert str(found.shared) == "results_paper/shared/mbeir_first"

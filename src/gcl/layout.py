@@ -4,10 +4,13 @@ A benchmark that shares a data set with one before it in the config is embedded 
 a large one is embedded in shards. So a model's outputs for a benchmark are in several folders.
 """
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from gcl.config import Project
+
+SHARD = re.compile(r"(.+)\.(\d+)of(\d+)")
 
 
 class Place(NamedTuple):
@@ -43,12 +46,9 @@ def parts(project: Project, name: str) -> list[str]:
 
 
 def split_part(part: str) -> tuple[str, int, int]:
-    """Return the name, number and count of a part."""
-    name, dot, place = part.rpartition(".")
-    if not dot:
-        return part, 0, 1
-    number, _, count = place.partition("of")
-    return name, int(number), int(count)
+    """Return the name, number and count of a part; a name may have dots of its own."""
+    found = SHARD.fullmatch(part)
+    return (found[1], int(found[2]), int(found[3])) if found else (part, 0, 1)
 
 
 def place(project: Project, backbone: str, recipe: str, benchmark: str) -> Place:

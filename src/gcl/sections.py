@@ -135,6 +135,8 @@ def group_tables(group: list[Section], published: list[Published]) -> tuple[list
     alias = row.aliases.get(row.headline, "")
     body = [f"# {row.title}: {row.headline} ({alias})" if alias else f"# {row.title}: {row.headline}", said_of(group)]
     tex = []
+    said = {section.name: section.rows[0]["protocol"] for section in group}
+    lines = [line for section in group for line in section.lines]
     for pool in pools_of(first.tasks):
         others = [other for name in names for other in chosen(published, name, pool)]
         header, cells = full_table(rows, pool, others)
@@ -142,10 +144,8 @@ def group_tables(group: list[Section], published: list[Published]) -> tuple[list
         tex += [f"% {row.title}, {row.headline}, {pool} pool", latex(header, cells)]
         for average in ("mean", "data sets"):
             if weights := averages(first.tasks, pool).get(average):
-                protocols = {s.name: s.rows[0]["protocol"] for s in group}
-                lines = [line for section in group for line in section.lines]
                 shown = others if average == "mean" else []
-                header, cells = measure_table(lines, protocols, weights, pool, row.measures, shown)
+                header, cells = measure_table(lines, said, weights, pool, row.measures, shown)
                 body += [f"{pool} pool by measure, {'mean of tasks' if average == 'mean' else 'mean of data sets'}:"]
                 body += [markdown(header, cells)]
                 tex += [f"% by measure, {average}", latex(header, cells)]

@@ -58,9 +58,13 @@ def images_folder(benchmark):
 
 def towers_files(wildcards):
     """The fetched lists of a backbone's weights and tokenizer."""
-    row = PROJECT.backbones[wildcards.backbone]
-    names = {file.split("/")[0] for file in backbone_files(row)}
-    return [f"data/{name}/fetched.json" for name in sorted(names)]
+    return fetched_lists([wildcards.backbone])
+
+
+def fetched_lists(backbones):
+    """The fetched lists of the weights and tokenizers of backbones."""
+    files = [file for name in backbones for file in backbone_files(PROJECT.backbones[name])]
+    return [f"data/{name}/fetched.json" for name in sorted({file.split("/")[0] for file in files})]
 
 
 def train_inputs(wildcards):
@@ -164,9 +168,8 @@ def everything(pattern, benchmarks=CONFIG.benchmarks, backbones=CONFIG.backbones
 
 def everything_prepared():
     """The training pairs and all benchmarks as prepared, and the fetched weights of all backbones."""
-    files = [file for name in CONFIG.backbones for file in backbone_files(PROJECT.backbones[name])]
-    fetched = [f"data/{name}/fetched.json" for name in sorted({file.split("/")[0] for file in files})]
-    return [*fetched, *(f"{R}/prepared/{name}" for name in (CONFIG.pairs, *CONFIG.embedded))]
+    prepared = [f"{R}/prepared/{name}" for name in (CONFIG.pairs, *CONFIG.embedded)]
+    return [*fetched_lists(CONFIG.backbones), *prepared]
 
 
 def all_embeddings():
