@@ -122,7 +122,7 @@ def test_chunks_see_the_same_dropout_when_they_are_encoded_again(pairs, weights,
     # The loss as a function of the weights, with the random numbers held: a finite difference along the gradient.
     from gcl.gradients import seeded
     from gcl.loader import Loader
-    from gcl.triplets import recipe_loss, triplet
+    from gcl.triplets import Units, joined, recipe_loss, triplet
 
     built = FAMILIES["vista"].build(backbone, tmp_path)
     for module in built.model.modules():
@@ -142,7 +142,8 @@ def test_chunks_see_the_same_dropout_when_they_are_encoded_again(pairs, weights,
                 part = slice(start, start + 2)
                 parts.append(triplet(built.encode(batch.pixels[part], batch.ids[part]), "native"))
             same = duplicates(batch.image_ids, batch.text_ids)
-            found = recipe_loss(torch.cat(parts, 1).double(), plan.loss, 0.02, same, None).item()
+            units = joined(parts)
+            found = recipe_loss(Units(units.vectors.double(), units.mix), plan.loss, 0.02, same, None).item()
             for key, weight in built.model.named_parameters():
                 if key in first[1]:
                     weight.sub_(first[1][key], alpha=step)
@@ -162,7 +163,7 @@ def test_rows_of_the_loss_add_up(rng):
         parts = unit.clone().requires_grad_()
         total = 0.0
         for part in (slice(0, 5), slice(5, 6), slice(6, 12)):
-            loss = gcl_loss(parts, SIX, rule, 0.1, duplicates(image_ids, text_ids, part), part)
+            loss = gcl_loss(parts, SIX, rule, 0.1, duplicates(image_ids, text_ids), part)
             loss.backward()
             total += loss.item()
         assert total == pytest.approx(gcl_loss(unit, SIX, rule, 0.1, duplicates(image_ids, text_ids)).item())

@@ -22,9 +22,9 @@ from gcl.config import Loss
 from gcl.loader import Batch
 from gcl.losses import duplicates
 from gcl.ranks import Rank, gathered, summed
-from gcl.triplets import recipe_loss
+from gcl.triplets import Units, joined, recipe_loss
 
-Encode = Callable[[Tensor, Tensor], Tensor]  # pixels, ids -> (3, b, D) unit vectors
+Encode = Callable[[Tensor, Tensor], Units]  # pixels, ids -> unit vectors of b samples
 
 
 class Task(NamedTuple):
@@ -52,20 +52,19 @@ def accumulate(task: Task, batch: Batch, seed: int, step: int) -> tuple[float, i
     width = min(task.chunk or size, size)
     chunks = [slice(i, min(i + width, size)) for i in range(0, size, width)]
 
-    def encoded(chunk: slice) -> Tensor:
+    def encoded(chunk: slice) -> Units:
         seeded(seed, step, first + chunk.start)
         with task.autocast():
             return task.encode(batch.pixels[chunk].to(rank.device), batch.ids[chunk].to(rank.device))
 
     with torch.set_grad_enabled(len(chunks) == 1):
-        parts = [encoded(chunk) for chunk in chunks]
-    units = torch.cat(parts, dim=1)  # (3, b, D)
-    value, at_units, repeated = loss_of(task, batch, units.detach(), slice(first, first + size))
+        units = joined([encoded(chunk) for chunk in chunks])
+    value, at_units, repeated = loss_of(task, batch, units, slice(first, first + size))
     if len(chunks) == 1:
         units.backward(at_units)
     else:
         for chunk in chunks:
-            encoded(chunk).backward(at_units[:, chunk])
+            encoded(chunk).backward(at_units.part(chunk))
     for weight in task.weights:  # ranks must agree on what is exchanged
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
@@ -73,19 +72,19 @@ def accumulate(task: Task, batch: Batch, seed: int, step: int) -> tuple[float, i
     return value, repeated
 
 
-def loss_of(task: Task, batch: Batch, units: Tensor, rows: slice) -> tuple[float, Tensor, int]:
+def loss_of(task: Task, batch: Batch, units: Units, rows: slice) -> tuple[float, Units, int]:
     """Return the loss of the whole batch, its gradient at this rank's vectors, and the number of duplicates."""
     rank = task.rank
-    whole = gathered(units, rank).requires_grad_()
-    image_ids, text_ids = batch.image_ids.to(rank.device), batch.text_ids.to(rank.device)
-    same = duplicates(image_ids, text_ids, rows)
+    whole = Units(*(gathered(part.detach(), rank).requires_grad_() for part in units))
+    same = duplicates(batch.image_ids.to(rank.device), batch.text_ids.to(rank.device))
     said = None if task.sentences is None else task.sentences[batch.text_ids].to(rank.device)
     temperature = task.loss.temperature
     loss = recipe_loss(
         whole, task.loss, (-task.scale).exp() if task.scale is not None else float(temperature), same, said, rows
     )
     loss.backward()
-    assert whole.grad is not None  # noqa: S101
-    found = [whole.grad, loss.detach()[None], same.sum()[None].to(whole.dtype)]
-    summed(found, rank)
-    return found[1].item(), found[0][:, rows], int(found[2].item()) // 2
+    at_vectors, at_mix = (torch.zeros_like(part) if part.grad is None else part.grad for part in whole)
+    value = loss.detach()[None].double()
+    summed([at_vectors], rank)
+    summed([at_mix, value], rank)
+    return value.item(), Units(at_vectors, at_mix).part(rows), same.shape[1]

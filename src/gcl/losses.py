@@ -14,44 +14,66 @@ and the denominator rule says which columns (m, k) the sum Z_ab^j = sum exp(e_a^
     target_only             those of modality b               CL with (image, text) and (text, image): InfoNCE
 """
 
+import itertools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gcl.blockwise import (
+    Free,
+    Grid,
+    Hidden,
+    Mixed,
+    add_gradient,
+    constant_shift,
+    log_sums,
+    sums_are_safe,
+    tile_size,
+)
+
 MODALITIES = ("image", "text", "image_text")
-FLOOR = -1e30  # a logit that is hidden
-TOGETHER = 1024  # samples up to which the logits of all query modalities are held at once
-SMALLEST = -60.0  # exp() of it is 9e-27 of the largest term, below the rounding of a sum of doubles
+OWN = 1024  # samples whose vectors are in float64 at a time
 
 
-def duplicates(image_ids: Tensor, text_ids: Tensor, rows: slice | None = None) -> Tensor:
-    """Return (R, N) bool: samples j != k that share an image or a text, so that k is no negative of j."""
-    start, stop, _ = (rows or slice(None)).indices(len(image_ids))
-    same = (image_ids[start:stop, None] == image_ids) | (text_ids[start:stop, None] == text_ids)
-    same.diagonal(start).fill_(False)
-    return same
+def duplicates(image_ids: Tensor, text_ids: Tensor) -> Tensor:
+    """Return (2, P) pairs j < k of samples that share an image or a text, so that k is no negative of j."""
+    n = len(image_ids)
+    found = [image_ids.new_empty(0)]
+    for ids in (image_ids, text_ids):
+        order = ids.argsort(stable=True)
+        ordered = ids[order]
+        for step in range(1, n):
+            first = (ordered[step:] == ordered[:-step]).nonzero()[:, 0]
+            if not len(first):
+                break
+            found.append(order[first] * n + order[first + step])
+    codes = torch.cat(found).unique()
+    return torch.stack([codes // max(n, 1), codes % max(n, 1)])
 
 
 def gcl_loss(
-    embeddings: Mapping[str, Tensor] | Tensor,
+    vectors: Mapping[str, Tensor] | Tensor,
     directions: Mapping[str, float],
     denominator: str,
     temperature: float | Tensor,
     masked: Tensor | None = None,
     rows: slice | None = None,
+    mix: Tensor | None = None,
 ) -> Tensor:
     """Compute the loss of the module's docstring, exactly, with its gradient in closed form.
 
     Args:
-        embeddings: (N, D) unit vectors by modality: image, text, image_text; or the three stacked, (3, N, D).
+        vectors: (N, D) unit vectors by modality: image, text, image_text; or the three stacked, (3, N, D).
         directions: "a>b" -> weight, for instance {"image>text": 1, "text>image": 1}.
         denominator: a rule of the table above.
         temperature: t, above 0; a tensor gets its gradient too.
-        masked: (N, N) bool, samples that are no negatives of each other; its diagonal is ignored.
+        masked: (2, P) pairs of samples that are no negatives of each other, each in one of its orders.
         rows: add up these samples j only, with the same factor; parts over all samples add up to the loss.
-            `masked` then has these rows only.
+        mix: (2, N) float64, where image+text vectors are mix[0] * image + mix[1] * text: then `vectors` are those of
+            images and texts, (2, N, D), which takes half the time.
 
     Returns:
         A scalar. When all positives coincide and all negatives are far, it reaches ln 3 (full), ln 2
@@ -59,19 +81,25 @@ def gcl_loss(
 
     Raises:
         ValueError: an unknown denominator or modality.
+        RuntimeError: a second backward pass through the same loss.
 
     Source: arXiv 2509.25638; the variants remove terms of its denominator.
     """
     if denominator not in OWN_COLUMNS:
         raise ValueError(f"unknown denominator '{denominator}' (known: {', '.join(OWN_COLUMNS)})")
-    by_query: dict[int, dict[int, float]] = {}
+    weights = {}
     for direction, weight in directions.items():
         a, b = (MODALITIES.index(m) for m in direction.split(">"))
-        by_query.setdefault(a, {})[b] = weight
-    stacked = embeddings if isinstance(embeddings, Tensor) else torch.stack([embeddings[m] for m in MODALITIES])
+        if weight:
+            weights[a, b] = weight
+    stacked = vectors if isinstance(vectors, Tensor) else torch.stack([vectors[m] for m in MODALITIES])
     if not isinstance(temperature, Tensor):
         temperature = torch.tensor(temperature, dtype=torch.float64)
-    loss: Tensor = _ClosedForm.apply(stacked, temperature, by_query, denominator, masked, rows or slice(None))
+    if mix is None:
+        mix = stacked.new_zeros(2, 0, dtype=torch.float64)
+    start, stop, _ = (rows or slice(None)).indices(stacked.shape[1])
+    what = Asked(weights, denominator, masked, slice(start, stop))
+    loss: Tensor = _ClosedForm.apply(stacked, mix, temperature, what)
     return loss
 
 
@@ -120,126 +148,99 @@ def other_columns(denominator: str, a: int, b: int) -> tuple[int, ...]:
     return tuple(m for m in range(3) if denominator != "cross_only" or m != a)
 
 
-class _ClosedForm(torch.autograd.Function):
-    """Value and gradient together: with P the softmax over a denominator and Y its positive,
+class Asked(NamedTuple):
+    """Which loss."""
 
-    dL/de_a^j = 1/(N t sum w) sum_ab w_ab sum_c (P - Y)_jc e_c, and each column gets the transpose. One
-    exponential per logit serves all directions of a row, since those that share their other-sample
-    columns differ only in the columns of their own sample.
-    """
+    weights: dict[tuple[int, int], float]  # (a, b) -> w_ab
+    rule: str
+    masked: Tensor | None
+    rows: slice
+
+    def pairs(self) -> set[tuple[int, int]]:
+        """Return the (a, m) of which some denominator has other samples' columns."""
+        return {(a, m) for a, b in self.weights for m in other_columns(self.rule, a, b)}
+
+
+class _ClosedForm(torch.autograd.Function):
+    """Value and gradient together, see gcl.blockwise for the steps."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        stacked: Tensor,
-        temperature: Tensor,
-        by_query: dict[int, dict[int, float]],
-        rule: str,
-        masked: Tensor | None,
-        rows: slice,
-    ) -> Tensor:
-        n = stacked.shape[1]
-        start, stop, _ = rows.indices(n)
-        hidden = torch.zeros(stop - start, n, dtype=torch.bool, device=stacked.device)
-        hidden.diagonal(start).fill_(True)
-        if masked is not None:
-            hidden |= masked
-        hidden_at = hidden.nonzero(as_tuple=True)  # few: rows and samples that are no negatives
-        scale = 1 / (n * sum(w for targets in by_query.values() for w in targets.values()))
-        groups: dict[tuple[int, ...], dict[int, dict[int, float]]] = {}  # columns -> a -> b -> weight
-        for a, targets in by_query.items():
-            for b, weight in targets.items():
-                groups.setdefault(other_columns(rule, a, b), {}).setdefault(a, {})[b] = weight
-        total = stacked.new_zeros(())
-        gradient = torch.zeros_like(stacked)
-        for columns, group in groups.items():
-            # All query modalities at once are quicker, one after the other take a third of the memory.
-            parts = [group] if n <= TOGETHER else [{a: targets} for a, targets in group.items()]
-            for part in parts:
-                where = Place(tuple(sorted(part)), slice(start, stop), columns)
-                total += _rows(stacked, where, part, rule, temperature.item(), hidden_at, scale, gradient)
-        ctx.save_for_backward(gradient, stacked, temperature)
-        return total
+    def forward(ctx: Any, vectors: Tensor, mix: Tensor, temperature: Tensor, asked: Asked) -> Tensor:  # type: ignore[override]
+        n, t, pairs = vectors.shape[1], temperature.item(), asked.pairs()
+        is_mixed = len(vectors) == 2 and any(2 in pair for pair in (*pairs, *asked.weights))
+        grid = Grid(n, asked.rows, tile_size(vectors.device, is_mixed))
+        unordered = {(min(pair), max(pair)) for pair in pairs}
+        source = Mixed(vectors, mix, grid, t) if is_mixed else Free(vectors, unordered, grid, t)
+        hidden = Hidden(asked.masked, grid, vectors.device)
+        shift: float | None = constant_shift(n, t, vectors.dtype)
+        sums = log_sums(source, hidden, n, shift)
+        if not sums_are_safe(sums, pairs, asked.rows, shift or 0):
+            shift, sums = None, log_sums(source, hidden, n, None)
+        turn = to_triplet(mix, n, is_mixed, len(vectors))
+        gram = own_gram(vectors)
+        own = torch.einsum("avn,vwn,bwn->abn", turn, gram, turn) / t
+        total, at_own, log_weights = denominators(sums, own, asked)
+        scale = 1 / (n * sum(asked.weights.values()))
+        if any(ctx.needs_input_grad):
+            add_gradient(source, hidden, log_weights + math.log(scale / t), shift)
+            at_mix = add_own(vectors, turn, gram, at_own * (scale / t), source.gradient)
+            if isinstance(source, Mixed):
+                at_mix += source.at_mix * t
+            ctx.found = source.gradient, at_mix if is_mixed else torch.zeros_like(mix)
+            ctx.save_for_backward(vectors, temperature)
+        return (total * scale).to(vectors.dtype)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        gradient, stacked, temperature = ctx.saved_tensors
+        if ctx.found is None:
+            raise RuntimeError("the gradient of a gcl_loss can be taken once; compute the loss again")
+        (gradient, at_mix), ctx.found = ctx.found, None  # given away: a copy would be as large as the vectors
+        vectors, temperature = ctx.saved_tensors
         by_temperature = None
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[2]:
             # Every logit e . c / t has its share of the gradient in its row and in its column: e . gradient
             # counts it twice.
-            by_temperature = (-0.5 * upstream * (stacked * gradient).sum() / temperature).to(temperature.dtype)
-        return upstream * gradient, by_temperature, None, None, None, None
+            by_temperature = (-0.5 * upstream * (vectors * gradient).sum() / temperature).to(temperature.dtype)
+        return gradient.mul_(upstream), at_mix.mul_(upstream), by_temperature, None
 
 
-class Place(NamedTuple):
-    """A block of logits: the rows (a, j) and the columns (m, k)."""
-
-    queries: tuple[int, ...]  # modalities a, A of them
-    samples: slice  # j, R of them
-    columns: tuple[int, ...]  # modalities m, M of them, with all samples
-
-
-def _rows(
-    stacked: Tensor,
-    place: Place,
-    targets: dict[int, dict[int, float]],
-    rule: str,
-    temperature: float,
-    hidden_at: tuple[Tensor, ...],
-    scale: float,
-    gradient: Tensor,
-) -> Tensor:
-    """Add the gradient of the directions a > b of one block; return their part of the loss."""
-    mine = stacked[:, place.samples]  # (3, R, D): the own sample in all modalities
-    rows = mine[list(place.queries)]  # (A, R, D)
-    others = stacked if len(place.columns) == len(stacked) else stacked[list(place.columns)]  # (M, N, D)
-    logits = (rows.flatten(0, 1) @ others.flatten(0, 1).T).div_(temperature)
-    logits = logits.view(*rows.shape[:2], *others.shape[:2])  # (A, R, M, N)
-    own = (rows[:, :, None] * mine.transpose(0, 1)).sum(3) / temperature  # (A, R, 3): columns of the own sample
-    j, k = hidden_at
-    logits[:, j, :, k] = FLOOR
-    top = logits.amax((2, 3))  # (A, R)
-    # Far below the largest logit nothing is added; the floor spares exp() its slow path for tiny results.
-    logits.sub_(top[..., None, None]).clamp_(min=SMALLEST).exp_()
-    logits[:, j, :, k] = 0
-    negatives = logits.sum((2, 3)).clamp_(min=torch.finfo(logits.dtype).tiny)
-    log_negatives = negatives.log() + top  # (A, R)
-    share = torch.zeros_like(negatives)  # of the negatives in Z, weighted over directions
-    own_gradient = torch.zeros_like(own)
-    total = stacked.new_zeros(())
-    for i, a in enumerate(place.queries):
-        for b, weight in targets[a].items():
-            kept = list(OWN_COLUMNS[rule](a, b))
-            log_z = torch.logaddexp(log_negatives[i], own[i, :, kept].logsumexp(1))
-            total += weight * (log_z - own[i, :, b]).sum()
-            share[i] += weight * (log_negatives[i] - log_z).exp()
-            own_gradient[i, :, kept] += weight * (own[i, :, kept] - log_z[:, None]).exp()
-            own_gradient[i, :, b] -= weight
-    factor = scale / temperature
-    logits.mul_((share / negatives * factor)[..., None, None])  # now dL/dlogit / t
-    own_gradient *= factor
-    _spread(stacked, place, logits, own_gradient, gradient)
-    return total * scale
+def to_triplet(mix: Tensor, n: int, is_mixed: bool, given: int) -> Tensor:
+    """Return M (3, V, N) float64: the vectors of the three modalities are M times the V given ones."""
+    turn = torch.eye(3, given, dtype=torch.float64, device=mix.device)[:, :, None].repeat(1, 1, n)
+    if is_mixed:
+        turn[2] = mix
+    return turn
 
 
-def _spread(stacked: Tensor, place: Place, by_logit: Tensor, by_own: Tensor, gradient: Tensor) -> None:
-    """Add to the gradient at every vector what a block's logits (A, R, M, N) and own columns (A, R, 3) give it."""
-    mine = stacked[:, place.samples]
-    rows = mine[list(place.queries)]  # (A, R, D)
-    flat = by_logit.flatten(2).flatten(0, 1)  # (A R, M N)
-    if place.queries == place.columns == (0, 1, 2) and flat.shape[0] == flat.shape[1]:
-        # All against all: each vector is a row and a column of the same, symmetric products.
-        gradient += ((flat + flat.T) @ stacked.flatten(0, 1)).view_as(stacked)
-    else:
-        others = stacked if len(place.columns) == len(stacked) else stacked[list(place.columns)]
-        at_rows = (flat @ others.flatten(0, 1)).view_as(rows)
-        at_columns = (flat.T @ rows.flatten(0, 1)).view_as(others)
-        for a, part in zip(place.queries, at_rows, strict=True):
-            gradient[a, place.samples] += part
-        for m, part in zip(place.columns, at_columns, strict=True):
-            gradient[m] += part
-    weights = by_own.permute(0, 2, 1)[..., None]  # (A, 3, R, 1)
-    for i, a in enumerate(place.queries):
-        gradient[a, place.samples] += (weights[i] * mine).sum(0)
-        gradient[:, place.samples] += weights[i] * rows[i]
+def own_gram(vectors: Tensor) -> Tensor:
+    """Return the products (V, V, N) of each sample's own vectors (V, N, D), in float64."""
+    found = vectors.new_empty(len(vectors), len(vectors), vectors.shape[1], dtype=torch.float64)
+    for start in range(0, vectors.shape[1], OWN):
+        part = vectors[:, start : start + OWN].double()
+        found[:, :, start : start + OWN] = torch.einsum("vnd,wnd->vwn", part, part)
+    return found
+
+
+def add_own(vectors: Tensor, turn: Tensor, gram: Tensor, at_own: Tensor, gradient: Tensor) -> Tensor:
+    """Add to the gradient what own columns (3, 3, N) give; return that at the mix, (V, N)."""
+    both = at_own + at_own.transpose(0, 1)
+    at_gram = torch.einsum("avn,abn,bwn->vwn", turn, both, turn).to(vectors.dtype)
+    for v, w in itertools.product(range(len(vectors)), repeat=2):
+        gradient[v].addcmul_(at_gram[v, w, :, None], vectors[w])
+    return torch.einsum("bn,bvn,vwn->wn", both[2], turn, gram)
+
+
+def denominators(sums: Tensor, own: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
+    """Do step 2: the loss times N sum w, its gradient at own columns (3, 3, N), and C (3, 3, N)."""
+    rows = asked.rows
+    sums, mine = sums[..., rows], own[..., rows]
+    at_own, log_weights = torch.zeros_like(own), torch.full_like(own, -torch.inf)
+    total = own.new_zeros(())
+    for (a, b), weight in asked.weights.items():
+        kept, others = list(OWN_COLUMNS[asked.rule](a, b)), list(other_columns(asked.rule, a, b))
+        log_z = torch.cat([sums[a, others], mine[a, kept]]).logsumexp(0)
+        total += weight * (log_z - mine[a, b]).sum()
+        at_own[a, kept, rows] += weight * (mine[a, kept] - log_z).exp()
+        at_own[a, b, rows] -= weight
+        log_weights[a, others, rows] = log_weights[a, others, rows].logaddexp(math.log(weight) - log_z)
+    return total, at_own, log_weights

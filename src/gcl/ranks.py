@@ -49,12 +49,12 @@ def part_of(rank: Rank, batch: int) -> slice:
 
 
 def gathered(part: Tensor, rank: Rank) -> Tensor:
-    """Return (..., N, D) of every rank's (..., b, D), without autograd: gradients are exchanged explicitly."""
+    """Return (V, N, ...) of every rank's (V, b, ...), without autograd: gradients are exchanged explicitly."""
     if rank.world == 1:
         return part
     parts = [torch.empty_like(part) for _ in range(rank.world)]
     dist.all_gather(parts, part.contiguous())
-    return torch.cat(parts, dim=-2)
+    return torch.cat(parts, dim=1)
 
 
 def summed(tensors: list[Tensor], rank: Rank) -> None:

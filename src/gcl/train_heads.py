@@ -143,7 +143,7 @@ def train_heads(
         said = data.sentences[batch.text_ids] if data.sentences is not None and recipe.loss.separation else None
         loss = recipe_loss(unit, recipe.loss, temperature, same, said)
         loss.backward()
-        steps.end(loss.item(), int(same.sum()) // 2)
+        steps.end(loss.item(), same.shape[1])
     return {k: v for head in heads for k, v in head.folded().items()}, steps.curve
 
 
