@@ -194,7 +194,7 @@ def scored(tmp_path_factory):
     np.save(folder / "e/image.npy", unit_rows(rng, 6, 4))
     np.save(folder / "e/text.npy", unit_rows(rng, 3, 4))
     (folder / "o/export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
-    retrieve(folder / "p", [folder / "e"], None, folder / "o", ["none"], 5, None, folder / "run.parquet")
+    retrieve(folder / "p", [folder / "e"], None, folder / "o", ["none"], 5, "cpu", None, folder / "run.parquet")
     return folder
 
 
@@ -217,7 +217,7 @@ def test_what_stages_hand_on(scored, tmp_path, name, data):
         else:
             read(lambda: read_benchmark(scored / "p", lists=True))
             models = ([scored / "e"], None, scored / "o")
-            read(lambda: retrieve(scored / "p", *models, ["none"], 5, None, output))
+            read(lambda: retrieve(scored / "p", *models, ["none"], 5, "cpu", None, output))
     finally:
         (scored / name).write_bytes(original)
         if output.is_dir():

@@ -101,7 +101,7 @@ def test_what_earlier_benchmarks_have_is_not_embedded_again(model, universe, tmp
             (outputs, tmp_path / f"s{k}", "shared"),
             ([tmp_path / f"w{k}"], None, "whole"),
         ):
-            retrieve(prepared[k], folders, shared, model, ["none", "center_zscore"], 9, None, tmp_path / name)
+            retrieve(prepared[k], folders, shared, model, ["none", "center_zscore"], 9, "cpu", None, tmp_path / name)
         assert ranked(tmp_path / "shared") == ranked(tmp_path / "whole")
     contents = [read_parquet(p / "texts.parquet")["text"].to_pylist() for p in prepared]
     assert sum(len(np.load(e / "text.npy")) for e in outputs) == len(set().union(*contents))
@@ -120,7 +120,7 @@ def test_shards_make_the_same_bytes_whatever_their_number(model, universe, tmp_p
         folders = [embed(model, prepared, tmp_path / f"{count}/{k}", Shard(k, count)) for k in range(count)]
         for name, array in rows_of(read_outputs(folders)).items():
             assert (array == whole[name]).all()
-        retrieve(prepared, folders, None, model, ["none"], 9, None, tmp_path / f"run{count}")
+        retrieve(prepared, folders, None, model, ["none"], 9, "cpu", None, tmp_path / f"run{count}")
     assert (tmp_path / "run2").read_bytes() == (tmp_path / "run7").read_bytes()
 
 

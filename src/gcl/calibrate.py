@@ -5,9 +5,11 @@ zscore     standardises a score by the mean and deviation it has over mismatched
            same query and candidate modality
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gcl.fusion import Floats, fuse, unit
 
@@ -88,19 +90,21 @@ def fit(image: Floats, text: Floats, fusion: str, fused: Floats | None = None) -
     return stats
 
 
-def affine(mode: str, query: str, candidates: list[str], stats: Calibration | None) -> tuple[Floats, Floats]:
+def affine(
+    mode: str, query: str, candidates: Sequence[str], stats: Calibration | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return (C,) factors and (C,) offsets of the scores of candidates of the given modalities.
 
     Within a task the query's modality is fixed, so a z-score is one affine map per candidate modality.
     """
     if "zscore" not in mode:
-        return np.ones(len(candidates), np.float32), np.zeros(len(candidates), np.float32)
+        return np.ones(len(candidates)), np.zeros(len(candidates))
     if stats is None:
         raise ValueError(f"calibration '{mode}' needs statistics of training pairs, and the model has none")
     scales = stats.scales["center" if "center" in mode else "none"]
     found = [scales[f"{query}>{c}"] for c in candidates]
-    factors = np.array([1 / s.deviation for s in found], np.float32)
-    offsets = np.array([-s.mean / s.deviation for s in found], np.float32)
+    factors = np.array([1 / s.deviation for s in found])
+    offsets = np.array([-s.mean / s.deviation for s in found])
     return factors, offsets
 
 

@@ -1,14 +1,41 @@
-"""Exact rankings of arrays: the k best of a pool that is read in blocks, ties to the lower row."""
+"""Exact rankings of arrays: the k best of a pool that is read in blocks, ties to the lower row.
 
-from collections.abc import Iterable
+A score is q . c in float64 times a factor plus an offset, rounded to float32: so it does not depend on how a pool is
+cut into blocks, on the library that multiplies or on the machine.
+"""
+
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gcl.fusion import Floats
 from gcl.records import Ints
 
-QUERIES = 1024  # that are scored at a time
+BLOCK = 4096  # candidates that are scored at a time
+NO_ROW = np.iinfo(np.int64).max
+
+
+class Query(NamedTuple):
+    """Some queries, and what makes scores of cosines."""
+
+    vectors: Floats  # (Q, D) float32 unit vectors
+    factors: NDArray[np.float64]  # (Q, 3) by the candidate's modality, above 0
+    offsets: NDArray[np.float64]  # (Q, 3)
+
+    def row(self, number: int) -> "Query":
+        """Return one of them."""
+        some = slice(number, number + 1)
+        return Query(self.vectors[some], self.factors[some], self.offsets[some])
+
+
+class Pool(NamedTuple):
+    """Distinct candidates that are searched together."""
+
+    size: int  # C
+    vectors: Callable[[slice | Ints], Floats]  # rows -> (rows, D) float32 unit vectors
+    modalities: NDArray[np.int8]  # (C,) into MODALITIES
 
 
 def top_k(scores: Floats, k: int) -> tuple[Floats, Ints]:
@@ -30,45 +57,55 @@ def top_k(scores: Floats, k: int) -> tuple[Floats, Ints]:
         raise ValueError("scores hold NaN")
     k = min(k, scores.shape[1])
     kth = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k]  # (Q,)
-    best, columns = np.empty((len(scores), k), scores.dtype), np.empty((len(scores), k), np.int64)
-    for i, row in enumerate(scores):
-        found = np.flatnonzero(row >= kth[i])  # ascending, so a stable sort leaves ties in column order
-        found = found[np.argsort(-row[found], kind="stable")][:k]
-        best[i], columns[i] = row[found], found
-    return best, columns
+    queries, columns = np.nonzero(scores >= kth[:, None])
+    return kept(queries, scores[queries, columns], columns, len(scores), k)
 
 
-def merged(best: Floats, columns: Ints, more: Floats, more_columns: Ints, k: int) -> tuple[Floats, Ints]:
-    """Merge two rankings of disjoint candidates, (Q, a) and (Q, b); all columns of the second are higher."""
-    scores, found = np.concatenate([best, more], 1), np.concatenate([columns, more_columns], 1)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+def kept(queries: Ints, scores: Floats, rows: Ints, n: int, k: int) -> tuple[Floats, Ints]:
+    """Return the k best of each of n queries, (n, k), from any number of (query, score, row), ties to the lower row.
+
+    What a query lacks is -inf and NO_ROW.
+    """
+    order = np.lexsort((rows, -scores, queries))
+    queries = queries[order]
+    starts = np.searchsorted(queries, np.arange(n))
+    place = np.arange(len(queries)) - starts[queries]
+    chosen = np.flatnonzero(place < k)
+    best, found = np.full((n, k), -np.inf, np.float32), np.full((n, k), NO_ROW)
+    best[queries[chosen], place[chosen]] = scores[order[chosen]]
+    found[queries[chosen], place[chosen]] = rows[order[chosen]]
+    return best, found
+
+
+def merged(best: Floats, rows: Ints, more: Floats, more_rows: Ints, k: int) -> tuple[Floats, Ints]:
+    """Merge two rankings of disjoint candidates, (Q, a) and (Q, b)."""
+    scores, found = np.concatenate([best, more], 1), np.concatenate([rows, more_rows], 1)
+    order = np.lexsort((found, -scores))[:, :k]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)
 
 
-def best_of_blocks(
-    queries: Floats, blocks: Iterable[tuple[int, Floats, Floats, Floats]], k: int
-) -> tuple[Floats, Ints]:
+def best_of_pool(queries: list[Query], pool: Pool, k: int) -> tuple[Floats, Ints]:
     """Return the k best of a pool, whatever its size, in memory that does not grow with it.
 
     Args:
-        queries: (Q, D) unit vectors.
-        blocks: (first row, (B, D) unit vectors, (Q, B) or (1, B) factors, offsets of the same shape) in order.
+        queries: parts of them.
+        pool: read once, in order.
         k: 1 <= k; at most the size of the pool are returned.
 
     Returns:
         Scores (Q, min(k, C)), highest first, and rows of the pool (Q, min(k, C)); ties to the lower row.
     """
-    parts = range(0, len(queries), QUERIES)
-    sizes = [len(queries[start : start + QUERIES]) for start in parts]
-    state = [(np.empty((n, 0), np.float32), np.empty((n, 0), np.int64)) for n in sizes]
-    for first, candidates, factors, offsets in blocks:
-        for number, start in enumerate(parts):
-            some = slice(start, start + QUERIES)
-            own = some if len(factors) > 1 else slice(None)
-            scores = queries[some] @ candidates.T * factors[own] + offsets[own]
+    k = min(k, pool.size)
+    state = [(np.empty((len(q.vectors), 0), np.float32), np.empty((len(q.vectors), 0), np.int64)) for q in queries]
+    for start in range(0, pool.size, BLOCK):
+        some = slice(start, min(start + BLOCK, pool.size))
+        block, modalities = pool.vectors(some).astype(np.float64), pool.modalities[some]
+        for number, query in enumerate(queries):
+            cosines = query.vectors.astype(np.float64) @ block.T
+            scores = (cosines * query.factors[:, modalities] + query.offsets[:, modalities]).astype(np.float32)
             more, columns = top_k(scores, k)
-            state[number] = merged(*state[number], more, columns + first, k)
-    return np.concatenate([s for s, _ in state]), np.concatenate([c for _, c in state])
+            state[number] = merged(*state[number], more, columns + start, k)
+    return np.concatenate([s for s, _ in state]), np.concatenate([r for _, r in state])
 
 
 class Members(NamedTuple):
@@ -96,15 +133,15 @@ def expanded(best: Floats, groups: Ints, members: Members, k: int) -> tuple[list
     Returns:
         Scores and rows per query.
     """
-    all_scores, all_rows = [], []
-    for scores, row in zip(best, groups, strict=True):
-        found = [members.of(g) for g in row]
-        rows = np.concatenate(found)
-        each = np.repeat(scores, list(map(len, found)))
-        order = np.lexsort((rows, -each))[:k]
-        all_scores.append(each[order])
-        all_rows.append(rows[order])
-    return all_scores, all_rows
+    if len(members.rows) == len(members.starts) - 1:  # one member each
+        return list(best[:, :k]), list(members.rows[groups[:, :k]])
+    starts = members.starts[groups].ravel()
+    counts = np.minimum(members.starts[groups + 1].ravel() - starts, k)
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows = members.rows[np.repeat(starts, counts) + within]
+    queries = np.repeat(np.arange(len(best)), counts.reshape(groups.shape).sum(1))
+    scores, found = kept(queries, np.repeat(best.ravel(), counts), rows, len(best), min(k, len(members.rows)))
+    return list(scores), list(found)
 
 
 def members_of(rows: Ints, groups: int) -> Members:
@@ -115,21 +152,20 @@ def members_of(rows: Ints, groups: int) -> Members:
     return Members(np.argsort(rows, kind="stable"), starts)
 
 
-def rank_list(
-    query: Floats, candidates: Floats, places: Ints, factors: Floats, offsets: Floats, k: int
-) -> tuple[Floats, Ints]:
+def rank_list(query: Query, candidates: Floats, modalities: Ints, places: Ints, k: int) -> tuple[Floats, Ints]:
     """Rank a query's own list, ties to the earlier.
 
     Args:
-        query: (D,) unit vector.
+        query: one query.
         candidates: (U, D) distinct unit vectors of the list.
+        modalities: (U,) of them.
         places: (L,) which of them each candidate of the list is.
-        factors: (U,) and offsets (U,) of the scores.
-        offsets: see factors.
         k: at most the length of the list are returned.
 
     Returns:
         Scores (k,), highest first, and places in the list (k,).
     """
-    best, columns = top_k((candidates @ query * factors + offsets)[places][None], k)
+    cosines = query.vectors.astype(np.float64) @ candidates.astype(np.float64).T
+    scores = cosines * query.factors[:, modalities] + query.offsets[:, modalities]
+    best, columns = top_k(scores.astype(np.float32)[:, places], k)
     return best[0], columns[0]

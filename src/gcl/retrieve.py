@@ -7,136 +7,27 @@ Out: a run as Parquet: seed, task, pool, calibration, query_id, candidate_id, ra
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gcl import calibrate
-from gcl.calibrate import MODALITIES
 from gcl.command import parser, run
+from gcl.devices import claim_gpu
 from gcl.encoder import read_export
 from gcl.files import atomic_path
-from gcl.fusion import FUSIONS, Floats, Outputs, read_outputs, release
+from gcl.fusion import FUSIONS, Outputs, read_outputs, release
 from gcl.items import Task
 from gcl.prepared import PreparedBenchmark, read_benchmark
 from gcl.progress import progress
-from gcl.ranking import best_of_blocks, expanded, members_of, rank_list
-from gcl.records import Ints, fused_keys, to_codes
+from gcl.ranker import Ranked, Ranker
+from gcl.records import fused_keys, to_codes
 from gcl.registry import lookup
 from gcl.strict import made_by
-from gcl.vectors import Distinct, Source, distinct_items, unit_vectors
+from gcl.vectors import Source
 
-BLOCK = 16384  # candidates that are fused and scored at a time
-
-
-class Ranked(NamedTuple):
-    """One pool ranked for every query of a task."""
-
-    scores: list[Floats]  # per query, highest first
-    rows: list[Ints]  # per query, rows of the pool
-
-
-class Ranker:
-    """Ranks the pools of a benchmark by one model; finds the distinct items of tables once for all calibrations."""
-
-    def __init__(self, bench: PreparedBenchmark, source: Source, stats: Any) -> None:
-        self.bench, self.source, self.stats = bench, source, stats
-        self.known: dict[tuple[str, ...], Distinct] = {}
-
-    def distinct(self, names: list[str]) -> Distinct:
-        """Return the distinct items of tables."""
-        key = tuple(names)
-        if key not in self.known:
-            self.known[key] = distinct_items([self.bench.tables[name] for name in names])
-        return self.known[key]
-
-    def vectors(self, items: Distinct, start: int, stop: int, mode: str) -> Floats:
-        """Return unit vectors of some distinct items."""
-        found = unit_vectors(items, start, stop, self.source, mode, self.stats)
-        for array in self.source.outputs:
-            release(array)
-        return found
-
-    def maps(self, queries: Distinct, candidates: Any, mode: str) -> tuple[Floats, Floats]:
-        """Return factors and offsets (Q or 1, B) of the scores of all queries for candidates' modalities (B,)."""
-        names = [MODALITIES[m] for m in candidates]
-        found = np.unique(queries.modalities)
-        rows = {m: calibrate.affine(mode, MODALITIES[m], names, self.stats) for m in found.tolist()}
-        if len(found) == 1:
-            factors, offsets = rows[int(found[0])]
-            return factors[None], offsets[None]
-        each = [rows[m] for m in queries.modalities.tolist()]
-        return np.stack([f for f, _ in each]), np.stack([o for _, o in each])
-
-    def rank(self, task: Task, pool: str, mode: str, k: int) -> Ranked:
-        """Rank a pool: the whole of it, or each query's own list."""
-        queries = self.distinct([task.queries])
-        asked = self.vectors(queries, 0, len(queries.images), mode)
-        if pool in task.listed:
-            return self.rank_lists(task, pool, queries, asked, mode, k)
-        items = self.distinct(task.pools[pool])
-        size = len(items.images)
-        out = self.bench.excluded[task.name]
-        k_all = k + max(map(len, out.values()), default=0)
-
-        def blocks() -> Iterator[tuple[int, Floats, Floats, Floats]]:
-            for start in range(0, size, BLOCK):
-                stop = min(start + BLOCK, size)
-                vectors = self.vectors(items, start, stop, mode)
-                yield start, vectors, *self.maps(queries, items.modalities[start:stop], mode)
-
-        best, groups = best_of_blocks(asked, blocks(), k_all)
-        members = members_of(items.rows, size)
-        scores, rows = expanded(best[queries.rows], groups[queries.rows], members, k_all)
-        return without(Ranked(scores, rows), self.excluded_rows(task, pool), k)
-
-    def excluded_rows(self, task: Task, pool: str) -> list[set[int]]:
-        """Return per query the rows of a pool that are not ranked for it."""
-        out = self.bench.excluded[task.name]
-        if not out:
-            return []
-        ids = pa.array(sorted(set().union(*out.values())), pa.string())
-        found = pc.index_in(ids, value_set=self.bench.pool_ids(task, pool)).to_pylist()
-        row_of = {item_id: row for item_id, row in zip(ids.to_pylist(), found, strict=True) if row is not None}
-        return [{row_of[c] for c in out.get(query, ()) if c in row_of} for query in self.bench.queries(task)]
-
-    def rank_lists(self, task: Task, pool: str, queries: Distinct, asked: Floats, mode: str, k: int) -> Ranked:
-        """Rank each query's own list."""
-        items = self.distinct(task.pools[pool])
-        ids = self.bench.queries(task)
-        lists = self.bench.lists[task.name, pool]
-        own = [np.unique(items.rows[lists[query]], return_inverse=True) for query in ids]
-        used, compact = np.unique(np.concatenate([u for u, _ in own]), return_inverse=True)
-        part = items.part(used)
-        vectors = self.vectors(part, 0, len(used), mode)
-        ranked = Ranked([], [])
-        at = 0
-        for number, (query, (distinct, places)) in enumerate(zip(ids, own, strict=True)):
-            chosen = compact[at : at + len(distinct)]
-            at += len(distinct)
-            asking = queries.rows[number]
-            names = [MODALITIES[m] for m in part.modalities[chosen]]
-            maps = calibrate.affine(mode, MODALITIES[queries.modalities[asking]], names, self.stats)
-            scores, found = rank_list(asked[asking], vectors[chosen], places, *maps, k)
-            ranked.scores.append(scores)
-            ranked.rows.append(lists[query][found].astype(np.int64))
-        return ranked
-
-
-def without(ranked: Ranked, excluded: list[set[int]], k: int) -> Ranked:
-    """Drop each query's excluded rows, and what is beyond k."""
-    if not excluded:
-        return ranked
-    kept = [
-        np.array([i for i, row in enumerate(rows.tolist()) if row not in out][:k], np.int64)
-        for rows, out in zip(ranked.rows, excluded, strict=True)
-    ]
-    return Ranked(
-        [s[i] for s, i in zip(ranked.scores, kept, strict=True)], [r[i] for r, i in zip(ranked.rows, kept, strict=True)]
-    )
+BLOCK = 16384  # rows that are checked at a time
 
 
 def run_table(task: Task, pool: str, mode: str, seed: int, ranked: Ranked, bench: PreparedBenchmark) -> pa.Table:
@@ -203,6 +94,7 @@ def rank_seed(
     onnx: Path,
     modes: list[str],
     k: int,
+    device: str,
 ) -> Iterator[pa.Table]:
     """Yield the rankings of one seed for all calibrations, tasks and pools."""
     about = read_export(onnx)
@@ -213,7 +105,7 @@ def rank_seed(
         raise ValueError(f"{onnx}/export.json: seed {seed}, expected 0 to {2**15 - 1}")
     source = read_source(prepared, embeddings, shared, about["fusion"])
     check_rows(bench, source.outputs, len(source.keys), embeddings[-1])
-    ranker = Ranker(bench, source, stats)
+    ranker = Ranker(bench, source, stats, device)
     for mode in modes:
         for task in progress(bench.tasks, f"rank ({mode})", "task"):
             for pool in task.pools:
@@ -251,6 +143,7 @@ def retrieve(
     onnx: Path,
     calibrations: list[str],
     depth: int,
+    device: str,
     trec: Path | None,
     output: Path,
 ) -> None:
@@ -259,6 +152,8 @@ def retrieve(
     Raises:
         ValueError: embeddings of another benchmark, NaN in them, or no seed at all.
     """
+    if device != "cpu":
+        claim_gpu()
     bench = read_benchmark(prepared, lists=True)
     if (embeddings[-1] / "image.npy").exists():
         models = [(embeddings, onnx)]
@@ -270,7 +165,7 @@ def retrieve(
     with atomic_path(output) as temporary:
         writer = None
         for folders, model in models:
-            for table in rank_seed(bench, prepared, folders, shared, model, calibrations, depth):
+            for table in rank_seed(bench, prepared, folders, shared, model, calibrations, depth, device):
                 writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
                 writer.write_table(table, row_group_size=max(1, len(table)))  # one group per ranking, as `score` reads
                 if trec is not None:
@@ -296,6 +191,9 @@ def main() -> None:
     made.add_argument("--onnx", required=True, type=Path, help="the exported model or seeds it was made with")
     made.add_argument("--calibrations", nargs="+", default=["none"], choices=calibrate.MODES)
     made.add_argument("--depth", type=int, default=100, help="candidates kept per query")
+    made.add_argument(
+        "--device", default="auto", choices=["auto", "cuda", "cpu"], help="where a large pool is searched"
+    )
     made.add_argument("--trec", type=Path, help="folder for TREC run files")
     made.add_argument("--output", required=True, type=Path, help="Parquet file to write")
     run(made, retrieve)

@@ -133,7 +133,7 @@ def distance(embeddings: Path, reference: Path) -> float:
 def measured(model: Path, prepared: Path, embeddings: Path, measure: str, folder: Path) -> dict[str, float]:
     """Return the mean of the tasks by pool, in percent."""
     bench = read_benchmark(prepared)
-    retrieve(prepared, [embeddings], None, model, ["none"], 100, None, folder / "run.parquet")
+    retrieve(prepared, [embeddings], None, model, ["none"], 100, "cpu", None, folder / "run.parquet")
     score(folder / "run.parquet", prepared, "x", "x", "x", [measure], 10, folder / "scores")
     result = read_result(folder / "scores", "x", "x", {task.name: measure for task in bench.tasks})
     return {

@@ -94,21 +94,24 @@ def pooled(outputs: Floats, weights: tuple[float, ...]) -> Floats:
     return mean.astype(np.float32)
 
 
-def unit_vectors(items: Distinct, start: int, stop: int, source: Source, mode: str, stats: Any) -> Floats:
-    """Return (stop - start, D) unit vectors of distinct items, calibrated by `mode`."""
+def unit_vectors(items: Distinct, rows: slice | Ints, source: Source, mode: str, stats: Any) -> Floats:
+    """Return (rows, D) unit vectors of some of the distinct items, calibrated by `mode`."""
     outputs = source.outputs
-    found = np.empty((stop - start, outputs.text.shape[1]), np.float32)
+    rows = np.arange(*rows.indices(len(items.images))) if isinstance(rows, slice) else rows
+    found = np.empty((len(rows), outputs.text.shape[1]), np.float32)
+    modalities = items.modalities[rows]
     for number, modality in enumerate(MODALITIES):
-        chosen = start + np.flatnonzero(items.modalities[start:stop] == number)
-        if not len(chosen):
+        places = np.flatnonzero(modalities == number)
+        if not len(places):
             continue
+        chosen = rows[places]
         if modality == "image_text" and outputs.fused is not None:
             fused = fused_outputs(items, chosen, outputs.fused, source.keys)
-            found[chosen - start] = calibrate.vectors(None, None, mode, source.fusion, stats, fused)
+            found[places] = calibrate.vectors(None, None, mode, source.fusion, stats, fused)
             continue
         image = None if modality == "text" else image_outputs(items, chosen, outputs.image)
         text = None if modality == "image" else np.asarray(outputs.text[items.texts[chosen]], np.float32)
-        found[chosen - start] = calibrate.vectors(image, text, mode, source.fusion, stats)
+        found[places] = calibrate.vectors(image, text, mode, source.fusion, stats)
     return found
 
 
@@ -145,4 +148,4 @@ class Vectors(NamedTuple):
 def all_vectors(table: Table, source: Source) -> Vectors:
     """Return the uncalibrated unit vectors of a small table."""
     items = distinct_items([table])
-    return Vectors(unit_vectors(items, 0, len(items.images), source, "none", None), items.rows, items.modalities)
+    return Vectors(unit_vectors(items, slice(None), source, "none", None), items.rows, items.modalities)

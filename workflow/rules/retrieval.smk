@@ -96,13 +96,15 @@ rule retrieve:
     resources:
         mem_mb=4000,
         runtime=1440,
+        gpu=GPU,
     params:
         calibrations=lambda w: experiment_of(CONFIG, w.recipe).calibrations,
         depth=CONFIG.depth,
+        device=CONFIG.device,
         paths=flags("prepared", "embeddings", "shared", "onnx"),
     shell:
         "python -m gcl.retrieve {params.paths:q}"
-        " --calibrations {params.calibrations} --depth {params.depth}"
+        " --calibrations {params.calibrations} --depth {params.depth} --device {params.device}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 

@@ -1,0 +1,121 @@
+"""The scan in low precision against plain search in float64, and its bound against adversaries."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import unit_rows
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gcl import ranking, scan
+from gcl.ranking import Pool, Query
+
+CPU = torch.device("cpu")
+PRECISIONS = {"bf16": scan.BF16, "fp16": scan.FP16, "fp32": scan.FP32}
+
+
+def pool_of(vectors, modalities):
+    return Pool(len(vectors), vectors.__getitem__, modalities)
+
+
+def queries_of(vectors, factors, offsets, size):
+    parts = [slice(i, i + size) for i in range(0, len(vectors), size)]
+    return [Query(vectors[p], factors[p], offsets[p]) for p in parts]
+
+
+def obvious(vectors, modalities, queries, k):
+    """Every score, sorted."""
+    found = []
+    for query in queries:
+        for q, factor, offset in zip(*query, strict=True):
+            scores = [
+                np.float32(sum(float(a) * float(b) for a, b in zip(q, v, strict=True)) * factor[m] + offset[m])
+                for v, m in zip(vectors, modalities, strict=True)
+            ]
+            found.append(sorted(range(len(scores)), key=lambda c: (-scores[c], c))[:k])
+    return found
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(scan, "BLOCK", 16)
+    monkeypatch.setattr(scan, "GROUP", 4)
+    monkeypatch.setattr(scan, "PENDING", 20)
+    monkeypatch.setattr(scan, "PAIRS", 5)
+    monkeypatch.setattr(ranking, "BLOCK", 7)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 10**6),
+    candidates=st.integers(1, 70),
+    queries=st.integers(1, 5),
+    k=st.integers(1, 30),
+    width=st.sampled_from([2, 3, 16]),
+    spread=st.sampled_from([0.0, 1e-4, 0.02, 1.0]),  # of the candidates around a few centres: many near ties
+    precision=st.sampled_from(sorted(PRECISIONS)),
+    calibrated=st.booleans(),
+)
+def test_the_scan_finds_what_plain_search_finds(
+    small_blocks, seed, candidates, queries, k, width, spread, precision, calibrated
+):
+    rng = np.random.default_rng(seed)
+    centres = unit_rows(rng, 3, width)
+    vectors = centres[rng.integers(3, size=candidates)] + spread * rng.standard_normal((candidates, width))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    modalities = rng.integers(3, size=candidates).astype(np.int8)
+    factors = rng.uniform(0.5, 20, (queries, 3)) if calibrated else np.ones((queries, 3))
+    offsets = rng.normal(size=(queries, 3)) if calibrated else np.zeros((queries, 3))
+    parts = queries_of(unit_rows(rng, queries, width), factors, offsets, 2)
+    pool = pool_of(vectors, modalities)
+    scores, rows = ranking.best_of_pool(parts, pool, k)
+    assert rows.tolist() == obvious(vectors, modalities, parts, k)
+    found_scores, found_rows = scan.best_of_pool(parts, pool, k, CPU, PRECISIONS[precision])
+    assert found_rows.tolist() == rows.tolist()
+    assert found_scores.tolist() == scores.tolist()
+
+
+@pytest.mark.parametrize("name", sorted(PRECISIONS))
+@pytest.mark.parametrize("width", [8, 512, 1024])
+def test_the_bound_holds(rng, name, width):
+    """Random vectors, and ones that are as unlucky as rounding allows: all numbers just above a midpoint."""
+    precision = PRECISIONS[name]
+    step = 4 * precision.unit  # of numbers in [1, 2), twice the unit roundoff is half a step
+    unlucky = np.full((2, width), 1 + 0.498 * step)
+    unlucky[1, ::2] *= -1
+    unlucky /= np.linalg.norm(unlucky, axis=1, keepdims=True)
+    # A power of two keeps the place of numbers between those that the precision has.
+    scale = 2.0 ** np.round(np.log2(np.abs(unlucky).max()))
+    exact_unlucky = np.sign(unlucky) * scale * (1 + 0.498 * step)
+    exact_unlucky /= max(1.0, np.linalg.norm(exact_unlucky, axis=1).max())
+    vectors = np.concatenate([unit_rows(rng, 300, width), exact_unlucky]).astype(np.float32)
+    x = torch.from_numpy(vectors)
+    found = (x.to(precision.dtype) @ x.to(precision.dtype).T).double()
+    error = (found - x.double() @ x.double().T).abs()
+    allowed = precision.error(width) + precision.result * found.abs()
+    assert (error <= allowed).all()
+    assert error.max() > 0
+
+
+def test_few_candidates_are_scored_exactly(rng, monkeypatch):
+    """The scan is worth its name: of 20,000 candidates it scores a few hundred for each query."""
+    asked = []
+    plain = scan.exact_scores
+    monkeypatch.setattr(
+        scan, "exact_scores", lambda q, queries, rows, pool: asked.append(len(rows)) or plain(q, queries, rows, pool)
+    )
+    pool = pool_of(unit_rows(rng, 20_000, 128), np.zeros(20_000, np.int8))
+    parts = queries_of(unit_rows(rng, 8, 128), np.ones((8, 3)), np.zeros((8, 3)), 8)
+    scan.best_of_pool(parts, pool, 100, CPU, scan.BF16)
+    assert 8 * 100 <= sum(asked) < 8 * 400
+
+
+def test_a_large_search_takes_the_scan(rng, monkeypatch):
+    from gcl import ranker
+
+    pool = pool_of(unit_rows(rng, 300, 8), np.zeros(300, np.int8))
+    parts = queries_of(unit_rows(rng, 4, 8), np.ones((4, 3)), np.zeros((4, 3)), 4)
+    expected = ranker.search(parts, pool, 5, "cpu")
+    monkeypatch.setattr(ranker, "WORTH_A_SCAN", 100)
+    found = ranker.search(parts, pool, 5, "cpu")
+    assert found[1].tolist() == expected[1].tolist()
