@@ -19,7 +19,7 @@ sends all tiles through the slower form that shifts every row by its own.
 The order of sums is that of Inf-CL (arXiv 2410.17243) and flash attention; the symmetry and the combination are ours.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -209,54 +209,59 @@ class Hidden:
                 block[j, k] = value
 
 
-def log_sums(vectors: Vectors, hidden: Hidden, n: int, shift: float | None) -> Tensor:
-    """Return R (3, 3, N) float64 of step 1, -inf where nothing is summed; `shift` None shifts each row by its own."""
-    device = vectors.gradient.device
-    sums = torch.full((3, 3, n), -torch.inf if shift is None else 0.0, dtype=torch.float64, device=device)
+def exponentials(vectors: Vectors, hidden: Hidden, shift: float) -> Iterator[tuple[Tile, Blocks]]:
+    """Yield exp(logits - shift), 0 where hidden."""
     for tile in vectors.tiles():
         blocks = vectors.logits(tile)
-        if shift is None:
-            hidden.fill(tile, blocks, -torch.inf)
-        else:
-            exponentials(blocks, shift)
-            hidden.fill(tile, blocks, 0)
+        for block in blocks.values():
+            if shift:
+                block.sub_(shift)
+            block.exp_()
+        hidden.fill(tile, blocks, 0)
+        yield tile, blocks
+
+
+def log_sums(source: Iterable[tuple[Tile, Blocks]], n: int, device: torch.device, shift: float) -> Tensor:
+    """Return R (3, 3, N) float64 of step 1 from the exponentials, -inf where nothing is summed."""
+    sums = torch.zeros(3, 3, n, dtype=torch.float64, device=device)
+    for tile, blocks in source:
         for (a, m), block in blocks.items():
-            add(sums[a, m, tile.rows], block, 1, shift)
+            sums[a, m, tile.rows] += block.sum(1)
             if not tile.is_square:
-                add(sums[m, a, tile.columns], block, 0, shift)
-    return sums if shift is None else sums.log_().add_(shift)
+                sums[m, a, tile.columns] += block.sum(0)
+    return sums.log_().add_(shift)
 
 
-def exponentials(blocks: Blocks, shift: float) -> None:
-    """Replace logits s by exp(s - shift)."""
-    for block in blocks.values():
-        if shift:
-            block.sub_(shift)
-        block.exp_()
+def add_gradient(vectors: Vectors, source: Iterable[tuple[Tile, Blocks]], log_weights: Tensor, shift: float) -> None:
+    """Do step 3 from the exponentials, given C (3, 3, N) float64, -inf where a row asks for nothing."""
+    weights = (log_weights + shift).exp().to(vectors.gradient.dtype)
+    for tile, blocks in source:
+        for (a, m), block in blocks.items():
+            block.mul_(weights[a, m, tile.rows, None] + weights[m, a, tile.columns])
+        vectors.spread(tile, blocks)
 
 
-def add(sums: Tensor, block: Tensor, dim: int, shift: float | None) -> None:
-    """Add the rows or columns of a block to sums, or to their logarithms."""
-    if shift is None:
-        torch.logaddexp(sums, block.logsumexp(dim).double(), out=sums)
-    else:
-        sums += block.sum(dim)
-
-
-def add_gradient(vectors: Vectors, hidden: Hidden, log_weights: Tensor, shift: float | None) -> None:
-    """Do step 3, given C (3, 3, N) float64, -inf where a row asks for nothing."""
-    dtype = vectors.gradient.dtype
-    weights = log_weights.to(dtype) if shift is None else (log_weights + shift).exp().to(dtype)
+def shifted_log_sums(vectors: Vectors, hidden: Hidden, n: int) -> Tensor:
+    """Do step 1 with a shift for each row."""
+    sums = torch.full((3, 3, n), -torch.inf, dtype=torch.float64, device=vectors.gradient.device)
     for tile in vectors.tiles():
         blocks = vectors.logits(tile)
-        if shift is not None:
-            exponentials(blocks, shift)
+        hidden.fill(tile, blocks, -torch.inf)
         for (a, m), block in blocks.items():
-            rows, columns = weights[a, m, tile.rows, None], weights[m, a, tile.columns]
-            if shift is None:
-                block.copy_((block + rows).exp_() + (block + columns).exp_())
-            else:
-                block.mul_(rows + columns)
+            sums[a, m, tile.rows] = sums[a, m, tile.rows].logaddexp(block.logsumexp(1).double())
+            if not tile.is_square:
+                sums[m, a, tile.columns] = sums[m, a, tile.columns].logaddexp(block.logsumexp(0).double())
+    return sums
+
+
+def add_shifted_gradient(vectors: Vectors, hidden: Hidden, log_weights: Tensor) -> None:
+    """Do step 3 with a shift for each row and column."""
+    weights = log_weights.to(vectors.gradient.dtype)
+    for tile in vectors.tiles():
+        blocks = vectors.logits(tile)
+        for (a, m), block in blocks.items():
+            by_row, by_column = block + weights[a, m, tile.rows, None], block + weights[m, a, tile.columns]
+            block.copy_(by_row.exp_() + by_column.exp_())
         hidden.fill(tile, blocks, 0)
         vectors.spread(tile, blocks)
 

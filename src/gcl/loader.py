@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gcl.backbones.built import Built
 from gcl.config import Recipe
-from gcl.images import decode, read_bytes, to_array
+from gcl.images import MARGIN, decode, read_bytes, to_array
 from gcl.records import read_pairs, read_parquet
 from gcl.texts import to_ids
 
@@ -89,10 +89,10 @@ class Loader:
 
     def pixels(self, location: str, mirrored: bool, chance: np.ndarray) -> np.ndarray:
         """Read one image: crop if the recipe does, preprocess, mirror."""
-        image = decode(read_bytes(location), location)
+        size = self.built.preprocess.size
+        image = decode(read_bytes(location), location, round(MARGIN * size / self.crop**0.5))
         if self.crop < 1:
             image = image.crop(crop_box(*image.size, self.crop, chance))
-            size = self.built.preprocess.size
             image = image.resize((size, size), 3)  # bicubic
         array = to_array(image, self.built.preprocess)
         return array[:, :, ::-1] if mirrored else array

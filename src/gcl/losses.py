@@ -16,20 +16,25 @@ and the denominator rule says which columns (m, k) the sum Z_ab^j = sum exp(e_a^
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gcl.blockwise import (
+    Blocks,
     Free,
     Grid,
     Hidden,
     Mixed,
+    Tile,
     add_gradient,
+    add_shifted_gradient,
     constant_shift,
+    exponentials,
     log_sums,
+    shifted_log_sums,
     sums_are_safe,
     tile_size,
 )
@@ -172,17 +177,26 @@ class _ClosedForm(torch.autograd.Function):
         unordered = {(min(pair), max(pair)) for pair in pairs}
         source = Mixed(vectors, mix, grid, t) if is_mixed else Free(vectors, unordered, grid, t)
         hidden = Hidden(asked.masked, grid, vectors.device)
-        shift: float | None = constant_shift(n, t, vectors.dtype)
-        sums = log_sums(source, hidden, n, shift)
-        if not sums_are_safe(sums, pairs, asked.rows, shift or 0):
-            shift, sums = None, log_sums(source, hidden, n, None)
+        shift = constant_shift(n, t, vectors.dtype)
+        tiles: Iterable[tuple[Tile, Blocks]] = exponentials(source, hidden, shift)
+        if is_mixed and len(grid.parts) == 1:  # the only tile serves both steps
+            tiles = list(tiles)
+        sums = log_sums(tiles, n, vectors.device, shift)
+        is_safe = sums_are_safe(sums, pairs, asked.rows, shift)
+        if not is_safe:
+            sums = shifted_log_sums(source, hidden, n)
         turn = to_triplet(mix, n, is_mixed, len(vectors))
         gram = own_gram(vectors)
         own = torch.einsum("avn,vwn,bwn->abn", turn, gram, turn) / t
         total, at_own, log_weights = denominators(sums, own, asked)
         scale = 1 / (n * sum(asked.weights.values()))
         if any(ctx.needs_input_grad):
-            add_gradient(source, hidden, log_weights + math.log(scale / t), shift)
+            log_weights += math.log(scale / t)
+            if is_safe:
+                again = tiles if isinstance(tiles, list) else exponentials(source, hidden, shift)
+                add_gradient(source, again, log_weights, shift)
+            else:
+                add_shifted_gradient(source, hidden, log_weights)
             at_mix = add_own(vectors, turn, gram, at_own * (scale / t), source.gradient)
             if isinstance(source, Mixed):
                 at_mix += source.at_mix * t

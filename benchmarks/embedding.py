@@ -1,0 +1,148 @@
+"""Embedding from image files and texts to arrays on disk, against the bare ONNX session and against torch.
+
+    python benchmarks/embedding.py [--images 1000] [--model ViT-B-32-quickgelu]
+
+The model has random weights: speed does not depend on them. Pictures of the demo, pasted into photo-sized JPEGs.
+"""
+
+import shutil
+import tempfile
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from measure import Times, arguments, in_turns, table, write
+from open_clip import create_model
+from PIL import Image
+from safetensors.torch import save_file
+
+from gcl.backbones import FAMILIES
+from gcl.config import Backbone, Preprocess
+from gcl.encoder import BATCH, decoded, open_encoder
+from gcl.export import describe, export_graphs, settings
+from gcl.images import decode, load, to_array
+from gcl.infer import infer
+from gcl.items import Contents, Item, Qrel, Task, write_benchmark
+from gcl.variants import make
+
+PICTURES = Path("data/openclipart/pictures.parquet")
+SIZES = ((640, 480), (1600, 1200))
+
+
+def write_images(folder: Path, n: int, size: tuple[int, int]) -> list[str]:
+    """Write n JPEGs: four pictures each on a gradient, with noise as a sensor has it; return their paths."""
+    pictures = pq.read_table(PICTURES, columns=["image"])["image"][: 4 * n].to_pylist()
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    paths = []
+    for k in range(n):
+        shade = np.linspace(rng.integers(60, 120, 3), rng.integers(140, 240, 3), size[1])[:, None, :]
+        pixels = shade + rng.normal(0, 6, (size[1], size[0], 3))
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        for part in range(4):
+            picture = decode(pictures[(4 * k + part) % len(pictures)], "picture").resize((size[0] // 3, size[1] // 3))
+            image.paste(picture, (size[0] // 2 * (part % 2), size[1] // 2 * (part // 2)))
+        paths.append(str(folder / f"{k}.jpg"))
+        image.save(paths[-1], quality=90)
+    return paths
+
+
+def write_model(folder: Path, name: str) -> tuple[Path, torch.nn.Module]:
+    """Export an open_clip model with random weights, and its int8 variant; return the folder and the model."""
+    torch.manual_seed(0)
+    folder.mkdir()
+    save_file(create_model(name).state_dict(), folder / "weights.safetensors")
+    row = Backbone(family="clip", model=name, weights={"model": "weights.safetensors"}, fusion="sum_raw")
+    built = FAMILIES["clip"].build(row, folder)
+    (folder / "fp32").mkdir()
+    found = export_graphs(folder / "fp32", built.graphs(), built)
+    describe(folder / "fp32", "all", name, row, settings(built) | {"parity": found})
+    make(folder / "fp32", "int8", folder / "int8")
+    return folder, built.model
+
+
+def write_prepared(folder: Path, images: list[str], texts: int) -> None:
+    """Write a prepared benchmark of images and captions of unequal lengths."""
+    folder.mkdir()
+    words = "a drawing of two small dogs that run along the beach after a red ball while it rains".split()
+    queries = [Item(f"q{k}", " ".join([*words[: 3 + k % 14], str(k)]), ()) for k in range(texts)]
+    pool = [Item(f"c{k}", None, (path,)) for k, path in enumerate(images)]
+    task = Task("t", "text", "image", "query", {"all": ["pool"]}, headline="Success@10")
+    contents = Contents({"query": queries, "pool": pool}, [task], [Qrel("t", "q0", "c0")])
+    write_benchmark(folder, contents, {}, {path: path for path in images})
+
+
+def rates(models: Path, model: torch.nn.Module, images: list[str], folder: Path, repeats: int) -> dict[str, Times]:
+    """Time all ways of embedding the images, once each per turn; seconds are per image."""
+    threads = torch.get_num_threads()
+    encoders = {kind: open_encoder(models / kind, "cpu", threads) for kind in ("fp32", "int8")}
+    how = encoders["fp32"].preprocess
+    batches = [np.stack([load(path, how) for path in images[at : at + BATCH]]) for at in range(0, 4 * BATCH, BATCH)]
+
+    def torch_run() -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                model.encode_image(torch.from_numpy(batch))
+
+    def session(kind: str) -> None:
+        for batch in batches:
+            encoders[kind].image.run(None, {"pixels": batch})
+
+    def whole(kind: str) -> None:
+        output = folder / "out"
+        infer(models / kind, folder / "prepared", None, "cpu", threads, False, False, (0, 1), output)
+        shutil.rmtree(output)
+
+    few, all_of_them = len(batches) * BATCH, len(images)
+    works = {
+        "decode and preprocess alone": (lambda: deque(decoded(pa.chunked_array([images]), how, threads), 0), all_of_them),
+        "torch fp32, pixels to vectors": (torch_run, few),
+        "ONNX fp32, pixels to vectors": (lambda: session("fp32"), few),
+        "ONNX fp32, files to disk": (lambda: whole("fp32"), all_of_them),
+        "ONNX int8, pixels to vectors": (lambda: session("int8"), few),
+        "ONNX int8, files to disk": (lambda: whole("int8"), all_of_them),
+    }
+    found = in_turns({name: work for name, (work, _) in works.items()}, repeats)
+    return {name: Times([s / works[name][1] for s in times.seconds]) for name, times in found.items()}
+
+
+def draft_error(images: list[str], how: Preprocess) -> tuple[float, float]:
+    """Return the mean and largest difference, in 1/255, that decoding at a smaller size makes."""
+    differences = []
+    for path in images:
+        exact = to_array(decode(Path(path).read_bytes(), path), how)
+        differences.append(np.abs(load(path, how) - exact) * 255 * np.array(how.std)[:, None, None])
+    return float(np.mean(differences)), float(np.max(differences))
+
+
+def main() -> None:
+    """Run from the command line."""
+    given = arguments(__doc__, repeats=3, images=512, model="ViT-B-32-quickgelu")
+    tables, values = [], {}
+    with tempfile.TemporaryDirectory() as name:
+        models, model = write_model(Path(name) / "models", given.model)
+        for size in SIZES:
+            folder = Path(name) / f"{size[0]}"
+            folder.mkdir()
+            images = write_images(folder / "images", given.images, size)
+            write_prepared(folder / "prepared", images, 64)
+            times = rates(models, model, images, folder, given.repeats)
+            mean, largest = draft_error(images[:32], open_encoder(models / "fp32", "cpu", 1).preprocess)
+            rows = []
+            for what, found in times.items():
+                bare = times["ONNX int8, pixels to vectors" if "int8" in what else "ONNX fp32, pixels to vectors"]
+                rows.append([what, f"{1 / found.median:.1f}", bare.over(found), times["torch fp32, pixels to vectors"].over(found)])
+                values[f"{size[0]}:{what}"] = found.seconds
+            caption = (
+                f"{given.model}, random weights; {given.images} JPEGs of {size[0]} x {size[1]} pixels. Decoding at a reduced"
+                f" size changes a pixel by {mean:.2f}/255 on average, {largest:.1f}/255 at most"
+            )
+            tables.append(table(caption, ["what", "images/s", "of its bare session", "of torch fp32"], rows))
+    write("embedding", "Embedding", tables, values=values)
+
+
+if __name__ == "__main__":
+    main()

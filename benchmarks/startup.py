@@ -1,0 +1,70 @@
+"""Start-up: commands that do nothing, and where the demo's time goes from a fresh clone on.
+
+    python benchmarks/startup.py [--demo 1]       # 0: without the demo, which takes minutes
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from measure import Times, arguments, in_turns, table, write
+
+from gcl.cli import OTHERS, STAGES
+
+DRY = {
+    "snakemake -n, demo": ["snakemake", "-n", "--quiet", "all"],
+    "snakemake -n, config/paper.yaml": ["snakemake", "-n", "--quiet", "all", "--configfile", "config/paper.yaml"],
+}
+
+
+def quiet(command: list[str], folder: Path = Path()) -> None:
+    """Run a command that must succeed."""
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def helps(repeats: int) -> list[list[str]]:
+    """Time `gcl <command> --help`."""
+    commands = {name: [sys.executable, "-m", "gcl.cli", name, "--help"] for name in (*STAGES, *OTHERS)}
+    times = in_turns({name: lambda c=command: quiet(c) for name, command in commands.items()}, repeats)
+    slowest = sorted(times, key=lambda name: -times[name].median)
+    return [[f"gcl {name} --help", times[name].shown()] for name in slowest]
+
+
+def demo(folder: Path) -> tuple[float, Times, list[list[Any]]]:
+    """Run the demo in a fresh clone; return its seconds, those of a run that finds all done, and jobs by stage."""
+    quiet(["git", "clone", "--quiet", ".", str(folder)])
+    started = time.perf_counter()
+    quiet(["snakemake", "--cores", "all"], folder)
+    seconds = time.perf_counter() - started
+    again = in_turns({"again": lambda: quiet(["snakemake", "--cores", "all"], folder)}, 5)["again"]
+    stages: dict[str, list[float]] = {}
+    for path in (folder / "results/manifests").rglob("*.json"):
+        found = json.loads(path.read_text())
+        stages.setdefault(found["command"].split(".")[-1], []).append(found["wall_time_s"])
+    rows = sorted(([name, len(t), round(sum(t), 1), round(max(t), 1)] for name, t in stages.items()), key=lambda r: -r[2])
+    return seconds, again, rows
+
+
+def main() -> None:
+    """Run from the command line."""
+    given = arguments(__doc__, repeats=5, demo=1)
+    times = in_turns({name: lambda c=command: quiet(c) for name, command in DRY.items()}, given.repeats)
+    rows = [[name, found.shown()] for name, found in times.items()]
+    tables, values = [], {name: found.seconds for name, found in times.items()}
+    if given.demo:
+        with tempfile.TemporaryDirectory() as folder:
+            seconds, again, stages = demo(Path(folder) / "clone")
+        rows += [["snakemake --cores all, nothing to do", again.shown()], ["the demo in a fresh clone", f"{seconds:.0f} s"]]
+        columns = ["stage", "jobs", "seconds of all jobs", "of the longest"]
+        tables.append(table("Where the demo's time goes; jobs run side by side, start of Python not counted", columns, stages))
+        values |= {"demo": [seconds], "nothing to do": again.seconds}
+    tables.insert(0, table("Commands", ["command", "time"], rows + helps(given.repeats)))
+    write("startup", "Start-up", tables, values=values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Exact search against FAISS' IndexFlatIP, with the same threads: time, and whether the candidates are the right ones.
+
+    python benchmarks/topk.py [--candidates 500000]         # FAISS: pip install faiss-cpu
+
+FAISS holds its own copy of the vectors; ours reads them as they are. "from vectors" counts the making of that copy.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from measure import Times, arguments, growth, in_turns, table, write
+
+from gcl import ranking, scan
+from gcl.ranking import Pool, Query
+
+WIDTH = 512
+CPU = torch.device("cpu")
+CASES = [(256, 100), (1, 100), (16, 100), (1024, 100), (256, 10), (256, 1000)]  # queries, k
+
+
+def unit_rows(n: int, seed: int, centres: int = 0) -> np.ndarray:
+    """Return (n, D) unit vectors, random or around a few centres, where near ties are many."""
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.randn(n, WIDTH, generator=generator)
+    if centres:
+        middle = torch.randn(centres, WIDTH, generator=torch.Generator().manual_seed(1))
+        found = middle[torch.arange(n) % centres] + 0.1 * found
+    return torch.nn.functional.normalize(found, dim=1).numpy()
+
+
+def faiss_index(vectors: np.ndarray) -> Any:
+    """Return FAISS' exact index, or None where FAISS is not installed."""
+    try:
+        import faiss
+    except ImportError:
+        return None
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    return index
+
+
+def torch_loop(vectors: torch.Tensor, queries: torch.Tensor, k: int) -> np.ndarray:
+    """Search in blocks of fp32 products and topk: what one writes first."""
+    best, rows = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+    for start in range(0, len(vectors), scan.BLOCK):
+        scores, found = (queries @ vectors[start : start + scan.BLOCK].T).topk(k)
+        best, order = torch.cat([best, scores], 1).topk(k)
+        rows = torch.cat([rows, found + start], 1).gather(1, order)
+    return rows.numpy()
+
+
+def search(vectors: np.ndarray, queries: np.ndarray, k: int, precision: scan.Precision | None = None) -> np.ndarray:
+    """Search with the scan; return rows."""
+    return scan.best_of_pool(parts(queries), pool_of(vectors), k, CPU, precision)[1]
+
+
+def parts(queries: np.ndarray) -> list[Query]:
+    """Return queries whose scores are cosines."""
+    return [Query(queries, np.ones((len(queries), 3)), np.zeros((len(queries), 3)))]
+
+
+def pool_of(vectors: np.ndarray) -> Pool:
+    """Return vectors of one modality."""
+    return Pool(len(vectors), vectors.__getitem__, np.zeros(len(vectors), np.int8))
+
+
+def right(found: np.ndarray, queries: np.ndarray, vectors: np.ndarray, k: int) -> str:
+    """Compare with plain search in float64: places of the ranking that hold the same candidate."""
+    expected = ranking.best_of_pool(parts(queries), pool_of(vectors), k)[1]
+    return f"{(found == expected).sum():,} of {expected.size:,}"
+
+
+def compared(vectors: np.ndarray, queries: np.ndarray, k: int, repeats: int, has_faiss: bool) -> list[list[str]]:
+    """Return rows of the table for one case."""
+    index = faiss_index(vectors) if has_faiss else None
+    tensors = torch.from_numpy(vectors), torch.from_numpy(queries)
+    works: dict[str, Callable[[], np.ndarray]] = {"ours": lambda: search(vectors, queries, k)}
+    if index is not None:
+        works["FAISS"] = lambda: index.search(queries, k)[1]
+        works["FAISS from vectors"] = lambda: faiss_index(vectors).search(queries, k)[1]
+    works["torch fp32 loop"] = lambda: torch_loop(*tensors, k)
+    times = in_turns(works, repeats)
+    peer = times.get("FAISS", times["torch fp32 loop"])
+    rows = []
+    for name, work in works.items():
+        rate = 2 * len(vectors) * WIDTH * len(queries) / times[name].median / 1e12
+        rows.append([name, times[name].shown(), Times(peer.seconds).over(times[name]), f"{rate:.3f}", right(work(), queries, vectors, k)])
+    return rows
+
+
+def main() -> None:
+    """Run from the command line."""
+    given = arguments(__doc__, repeats=5, candidates=500_000)
+    has_faiss = faiss_index(unit_rows(8, 0)) is not None
+    if not has_faiss:
+        print("FAISS is not installed (pip install faiss-cpu): ratios are to the loop in torch")
+    peer = "FAISS" if has_faiss else "the loop"
+    columns = ["queries", "k", "vectors", "search", "time", f"throughput of {peer}'s", "Tera-operations/s", "right places"]
+    rows, values = [], {}
+    for centres in (0, 1000):
+        vectors = unit_rows(given.candidates, 2, centres)
+        for n, k in CASES if not centres else CASES[:1]:
+            queries = unit_rows(n, 3, centres)
+            kind = "around 1000 centres" if centres else "random"
+            found = compared(vectors, queries, k, given.repeats, has_faiss)
+            rows += [[n, k, kind, *row] for row in found]
+            values[f"{n}:{k}:{kind}"] = found
+    vectors, queries = unit_rows(given.candidates, 2), unit_rows(256, 3)
+    memory = f"{growth(lambda: search(vectors, queries, 100)):.0f} MB beyond vectors and queries (256 queries, k = 100)"
+    caption = f"{given.candidates:,} candidates, D = {WIDTH}, scan in {scan.precision_of(CPU).dtype}; {memory}"
+    write("topk", "Exact search", [table(caption, columns, rows)], values=values)
+
+
+if __name__ == "__main__":
+    main()

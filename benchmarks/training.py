@@ -1,0 +1,146 @@
+"""A step of full training: GCL and CL by this project, CL by open_clip's own loss and step, and where the time goes.
+
+    python benchmarks/training.py [--batch 64] [--model ViT-B-32-quickgelu]
+
+Random weights and photo-sized JPEGs; all take the batches of the same loader, decoded ahead in threads.
+"""
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from embedding import write_images
+from measure import Times, arguments, in_turns, table, write
+from open_clip import create_model
+from open_clip.loss import ClipLoss
+from safetensors.torch import save_file
+
+from gcl import gradients
+from gcl.backbones import FAMILIES
+from gcl.config import Backbone, Full, Loss, Recipe
+from gcl.loader import Batch, Loader
+from gcl.losses import MODALITIES
+from gcl.optimize import Steps
+from gcl.ranks import Rank
+from gcl.records import Pair, write_pairs
+from gcl.train import Paths
+from gcl.train_all import chosen_weights, make_task
+
+RANK = Rank(0, 1, torch.device("cpu"))
+CL = {"image>text": 1.0, "text>image": 1.0}
+SIX = {f"{a}>{b}": 1.0 for a, b in itertools.permutations(MODALITIES, 2)}
+SIZE = (640, 480)
+
+
+def recipe(directions: dict[str, float], denominator: str, batch: int, precision: str) -> Recipe:
+    """Return a recipe of full training."""
+    loss = Loss(directions=directions, denominator=denominator, temperature="learned")
+    full = Full(precision=precision, crop=0.9)
+    return Recipe(loss=loss, trainable="all", epochs=10**6, batch_size=batch, learning_rate=1e-5, flip=False, full=full)
+
+
+class Ours:
+    """Steps of this project."""
+
+    def __init__(self, row: Backbone, plan: Recipe, data: Path, pairs: Path) -> None:
+        self.built = FAMILIES["clip"].build(row, data)
+        self.built.model.train()
+        weights = chosen_weights(self.built.model, plan, "model")
+        paths = Paths(pairs, data, None, None, None, None, None, "cpu", torch.get_num_threads())
+        self.loader = Loader(pairs, plan, self.built, 0, slice(0, plan.batch_size), paths.threads)
+        self.steps = Steps(weights, plan, self.loader.order.per_epoch, "model")
+        self.task = make_task(self.built, row, plan, RANK, paths, weights)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield batches without end."""
+        return self.loader.steps(0, 10**6)
+
+    def step(self, batch: Batch) -> None:
+        """Take a step as train_all does."""
+        self.steps.begin()
+        value, repeated = gradients.accumulate(self.task, batch, 0, len(self.steps.curve))
+        torch.nn.utils.clip_grad_norm_(self.task.weights, self.steps.recipe.full.clip_norm)
+        self.steps.end(value, repeated)
+
+
+def open_clip_step(model: torch.nn.Module, precision: str) -> Callable[[Batch], None]:
+    """Return the step of open_clip's trainer: forward, ClipLoss, backward, clipping, AdamW."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    loss = ClipLoss()
+
+    def step(batch: Batch) -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "amp_bf16"):
+            image, text, scale = model(batch.pixels, batch.ids)
+            value = loss(image, text, scale)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def parts_of(ours: Ours, stream: Iterator[Batch], repeats: int) -> list[list[str]]:
+    """Return where the time of a step goes, with data as it comes."""
+    spent: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **more: Any) -> Any:
+            started = time.perf_counter()
+            found = work(*given, **more)
+            spent.setdefault(name, []).append(time.perf_counter() - started)
+            return found
+
+        return run
+
+    plain, plain_loss = ours.task, gradients.loss_of
+    ours.task = plain._replace(encode=timed("encode", plain.encode))
+    gradients.loss_of = timed("loss, value and gradient", plain_loss)
+    following, step = timed("wait for data", lambda: next(stream)), timed("step", ours.step)
+    for _ in range(repeats):
+        step(following())
+    ours.task, gradients.loss_of = plain, plain_loss
+    whole = [sum(times) for times in zip(spent["wait for data"], spent["step"], strict=True)]
+    known = ("wait for data", "encode", "loss, value and gradient")
+    rest = [total - sum(spent[name][k] for name in known) for k, total in enumerate(whole)]
+    shown = {name: Times(spent[name]) for name in known} | {"backward, clipping and optimizer": Times(rest)}
+    middle = Times(whole).median
+    return [[name, found.shown(), f"{found.median / middle:.1%}"] for name, found in shown.items()]
+
+
+def main() -> None:
+    """Run from the command line."""
+    given = arguments(__doc__, repeats=5, batch=64, images=256, model="ViT-B-32-quickgelu")
+    tables, values = [], {}
+    with tempfile.TemporaryDirectory() as name:
+        data, pairs = Path(name), Path(name) / "pairs"
+        torch.manual_seed(0)
+        save_file(create_model(given.model).state_dict(), data / "weights.safetensors")
+        row = Backbone(family="clip", model=given.model, weights={"model": "weights.safetensors"}, fusion="sum_raw")
+        images = write_images(data / "images", given.images, SIZE)
+        pairs.mkdir()
+        found = [Pair(path, path, (f"caption of picture {k}",)) for k, path in enumerate(images)]
+        write_pairs(pairs, found, {path: path for path in images})
+        for precision in ("fp32", "amp_bf16"):
+            cl = Ours(row, recipe(CL, "target_only", given.batch, precision), data, pairs)
+            gcl = Ours(row, recipe(SIX, "no_self", given.batch, precision), data, pairs)
+            peer = open_clip_step(create_model(given.model).train(), precision)
+            stream = gcl.batches()
+            batch = next(stream)
+            works = {"open_clip CL": lambda: peer(batch), "CL": lambda: cl.step(batch), "GCL": lambda: gcl.step(batch)}
+            times = in_turns(works, given.repeats)
+            rows = [[n, t.shown(), f"{given.batch / t.median:.1f}", t.over(times["open_clip CL"])] for n, t in times.items()]
+            columns = ["step", "time", "pairs/s", "times open_clip's"]
+            tables.append(table(f"{given.model}, batch of {given.batch}, {precision}", columns, rows))
+            parts = parts_of(gcl, stream, given.repeats)
+            tables.append(table(f"Where a GCL step's time goes, {precision}", ["part", "time", "share"], parts))
+            values[precision] = {n: t.seconds for n, t in times.items()}
+    write("training", "Training", tables, values=values)
+
+
+if __name__ == "__main__":
+    main()
