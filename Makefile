@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORES ?= all
 
-.PHONY: run test setup check lock restore repro bench clean
+.PHONY: run test setup check lock restore repro bench bench-gpu clean
 
 run: setup
 	snakemake --cores $(CORES)
@@ -18,8 +18,8 @@ test: setup check
 	pytest -n 2 --dist loadfile
 
 check: setup
-	ruff check src tests
-	ruff format --check src tests
+	ruff check src tests benchmarks
+	ruff format --check src tests benchmarks
 	snakefmt --check Snakefile workflow
 	mypy
 	snakemake --cores 1 -n --quiet all > /dev/null
@@ -57,9 +57,17 @@ restore: setup
 repro: setup
 	dvc repro
 
-# Minutes, and 12 GB of disk; writes results/benchmarks/.
+# Half an hour, 12 GB of disk, peers in the same processes; writes results/benchmarks/ and results/tables/performance.md.
+BENCHMARKS := machine loss topk embedding training startup growth retrieval_memory
 bench: setup
-	python benchmarks/retrieval_memory.py
+	python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	for name in $(BENCHMARKS); do python benchmarks/$$name.py; done
+	python -m gcl.performance --benchmarks results/benchmarks --output results/tables/performance.md
+
+# The same kernels on a GPU.
+bench-gpu: setup
+	python benchmarks/gpu.py
+	python -m gcl.performance --benchmarks results/benchmarks --output results/tables/performance.md
 
 clean:
 	rm -rf results/* .snakemake

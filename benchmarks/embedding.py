@@ -98,7 +98,10 @@ def rates(models: Path, model: torch.nn.Module, images: list[str], folder: Path,
 
     few, all_of_them = len(batches) * BATCH, len(images)
     works = {
-        "decode and preprocess alone": (lambda: deque(decoded(pa.chunked_array([images]), how, threads), 0), all_of_them),
+        "decode and preprocess alone": (
+            lambda: deque(decoded(pa.chunked_array([images]), how, threads), 0),
+            all_of_them,
+        ),
         "torch fp32, pixels to vectors": (torch_run, few),
         "ONNX fp32, pixels to vectors": (lambda: session("fp32"), few),
         "ONNX fp32, files to disk": (lambda: whole("fp32"), all_of_them),
@@ -134,11 +137,18 @@ def main() -> None:
             rows = []
             for what, found in times.items():
                 bare = times["ONNX int8, pixels to vectors" if "int8" in what else "ONNX fp32, pixels to vectors"]
-                rows.append([what, f"{1 / found.median:.1f}", bare.over(found), times["torch fp32, pixels to vectors"].over(found)])
+                rows.append(
+                    [
+                        what,
+                        f"{1 / found.median:.1f}",
+                        bare.over(found),
+                        times["torch fp32, pixels to vectors"].over(found),
+                    ]
+                )
                 values[f"{size[0]}:{what}"] = found.seconds
             caption = (
-                f"{given.model}, random weights; {given.images} JPEGs of {size[0]} x {size[1]} pixels. Decoding at a reduced"
-                f" size changes a pixel by {mean:.2f}/255 on average, {largest:.1f}/255 at most"
+                f"{given.model}, random weights; {given.images} JPEGs of {size[0]} x {size[1]} pixels. Decoding at a"
+                f" reduced size changes a pixel by {mean:.2f}/255 on average, {largest:.1f}/255 at most"
             )
             tables.append(table(caption, ["what", "images/s", "of its bare session", "of torch fp32"], rows))
     write("embedding", "Embedding", tables, values=values)

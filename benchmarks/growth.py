@@ -1,4 +1,4 @@
-"""How cost grows: five sizes each of batch, pool, queries and items, with the exponent of a power law beside the expected.
+"""How cost grows: five sizes each of batch, pool, queries and items; the exponent of a power law beside the expected.
 
     python benchmarks/growth.py
 
@@ -24,7 +24,7 @@ from gcl.retrieve import retrieve
 from gcl.score import score
 
 mpl.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 Curve = tuple[list[int], list[Callable[[], object]]]
 
@@ -124,7 +124,12 @@ def main() -> None:
             rows.append([what, f"{exponent(sizes, times):.2f}", expected, shown])
     draw(curves)
     values = {name: {"sizes": sizes, "seconds": [t.seconds for t in times]} for name, (sizes, times) in curves.items()}
-    write("growth", "How cost grows", [table(f"{torch.get_num_threads()} threads", ["what", "exponent", "expected", "times"], rows)], values=values)
+    write(
+        "growth",
+        "How cost grows",
+        [table(f"{torch.get_num_threads()} threads", ["what", "exponent", "expected", "times"], rows)],
+        values=values,
+    )
 
 
 if __name__ == "__main__":

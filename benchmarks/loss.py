@@ -2,8 +2,8 @@
 
     python benchmarks/loss.py [--sizes 4096 16384]
 
-The peer is open_clip's ClipLoss with autograd, which sees 2 of the 9 blocks of logits; "naive" is GCL by autograd on the
-3N x 3N logits. Errors are relative, of the value and of the gradient as a whole, against the formula in float64.
+The peer is open_clip's ClipLoss with autograd, which sees 2 of the 9 blocks of logits; "naive" is GCL by autograd on
+the 3N x 3N logits. Errors are relative, of the value and of the gradient as a whole, against the formula in float64.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 import torch
-from measure import arguments, growth, in_turns, table, write
+from measure import RESULTS, arguments, growth, in_turns, table, write
 from open_clip.loss import ClipLoss
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -109,7 +109,7 @@ def main() -> None:
         print(growth(works(int(n))[name]))
         return
     tables, values = [], {}
-    peak = json.loads(open("results/benchmarks/machine.json").read())["peaks"]["float32"]
+    peak = json.loads((RESULTS / "machine.json").read_text())["peaks"]["float32"]
     for n in given.sizes:
         times = in_turns(works(n), given.repeats if n <= NAIVE_UP_TO else 3)
         rows = []
@@ -119,9 +119,18 @@ def main() -> None:
             blocks = {"clip": 6, "naive no_self": 27, "no_self, native": 18}.get(name, 8)
             rate = 2 * blocks * n * n * WIDTH / found.median / 1e12
             leaf = (3 if "native" in name or "naive" in name else 2) * n * WIDTH * 4 / 2**20
-            rows.append([name, found.shown(), found.over(times["clip"]), f"{rate / peak:.0%}", f"{mb:.0f}", f"{mb - leaf:.0f}"])
+            rows.append(
+                [name, found.shown(), found.over(times["clip"]), f"{rate / peak:.0%}", f"{mb:.0f}", f"{mb - leaf:.0f}"]
+            )
             values[f"{name}:{n}"] = {"seconds": found.seconds, "megabytes": mb}
-        columns = ["loss", "time", "times CLIP's", "of the fp32 peak", "MB beyond the vectors", "of that, beyond their gradient"]
+        columns = [
+            "loss",
+            "time",
+            "times CLIP's",
+            "of the fp32 peak",
+            "MB beyond the vectors",
+            "of that, beyond their gradient",
+        ]
         tables.append(table(f"N = {n}, D = {WIDTH}, value and gradient; t = 0.07", columns, rows))
     rows = []
     for t, spread in itertools.product((0.07, 0.01), (100.0, 0.5)):
@@ -131,7 +140,9 @@ def main() -> None:
     for n in given.sizes:
         value, gradient = errors(n, "no_self", 0.07, 0.5)
         rows.append([n, "no_self", 0.07, "trained", f"{value:.1e}", f"{gradient:.1e}"])
-    tables.append(table("Relative errors against float64", ["N", "denominator", "t", "vectors", "value", "gradient"], rows))
+    tables.append(
+        table("Relative errors against float64", ["N", "denominator", "t", "vectors", "value", "gradient"], rows)
+    )
     write("loss", "The loss", tables, values=values)
 
 

@@ -19,13 +19,19 @@ def main() -> None:
     operands = {"float64": a.double(), "float32": a, "bfloat16": a.bfloat16()}
     outputs = {name: torch.empty_like(x) for name, x in operands.items()}
     works = {name: lambda n=name: torch.mm(operands[n], operands[n].T, out=outputs[n]) for name in operands}
-    works |= {"int8": lambda: torch._int_mm(small, small.T), "copy": lambda: target.copy_(source)}
+    counts = torch.empty(SIZE, SIZE, dtype=torch.int32)
+    works |= {"int8": lambda: torch._int_mm(small, small.T, out=counts), "copy": lambda: target.copy_(source)}
     times = in_turns(works, given.repeats)
-    done = {name: 2 * SIZE**3 / 1e12 for name in (*operands, "int8")} | {"copy": 8 * COPY / 1e9}
+    done = dict.fromkeys((*operands, "int8"), 2 * SIZE**3 / 1000000000000.0) | {"copy": 8 * COPY / 1e9}
     unit = {"copy": "GB/s, read and written"}
     peaks = {name: done[name] / t.median for name, t in times.items()}
     rows = [[name, f"{peaks[name]:.3g} {unit.get(name, 'Tera-operations/s')}", t.shown()] for name, t in times.items()]
-    write("machine", "The machine", [table(f"{SIZE} x {SIZE} products by torch", ["what", "rate", "time"], rows)], peaks=peaks)
+    write(
+        "machine",
+        "The machine",
+        [table(f"{SIZE} x {SIZE} products by torch", ["what", "rate", "time"], rows)],
+        peaks=peaks,
+    )
 
 
 if __name__ == "__main__":

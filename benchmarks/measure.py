@@ -1,4 +1,4 @@
-"""What the scripts share: peers in turns, medians with spread, memory beyond what was there, and the file of results."""
+"""What the scripts share: peers in turns, medians with spread, memory beyond what was there, the file of results."""
 
 import argparse
 import importlib.metadata
@@ -64,7 +64,9 @@ def status(key: str) -> int:
 
 def machine() -> dict[str, Any]:
     """Describe where it ran."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
     versions = {}
     for name in PACKAGES:
         try:

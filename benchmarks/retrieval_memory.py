@@ -4,7 +4,6 @@
 
 Each size is a prepared benchmark of texts in one pool, 512 numbers each, and 256 queries. Both stages run as commands
 of their own; the peak is that of their resident memory, mapped files included.
-Writes results/benchmarks/retrieval_memory.json.
 """
 
 import argparse
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from measure import table, write
 
 from gcl.growing import Growing
 from gcl.items import Contents, Item, Qrel, Task, write_benchmark
@@ -27,24 +27,22 @@ from gcl.items import Contents, Item, Qrel, Task, write_benchmark
 WIDTH, QUERIES, BLOCK = 512, 256, 100_000
 
 
-def write_pool(folder: Path, size: int) -> None:
+def write_pool(folder: Path, size: int, queries: int = QUERIES) -> None:
     """Write a prepared benchmark, its random embeddings and a minimal model, without holding them in memory."""
     rng = np.random.default_rng(size)
     prepared, embeddings, onnx = folder / "prepared", folder / "embeddings", folder / "onnx"
     prepared.mkdir(parents=True)
     onnx.mkdir()
-    queries = [Item(f"q{k}", f"query {k}", ()) for k in range(QUERIES)]
+    asked = [Item(f"q{k}", f"query {k}", ()) for k in range(queries)]
     task = Task("t", "text", "text", "query", {"all": ["pool"]}, headline="Success@10")
-    qrels = [Qrel("t", f"q{k}", f"0:{k}") for k in range(QUERIES)]
-    first = Contents(
-        {"query": queries, "pool": [Item(f"0:{k}", f"text {k}", ()) for k in range(QUERIES)]}, [task], qrels
-    )
+    qrels = [Qrel("t", f"q{k}", f"0:{k}") for k in range(queries)]
+    first = Contents({"query": asked, "pool": [Item(f"0:{k}", f"text {k}", ()) for k in range(queries)]}, [task], qrels)
     write_benchmark(prepared, first, {}, {})
     schema = pq.read_schema(prepared / "items.parquet")
     head = pq.read_table(prepared / "items.parquet")
     with pq.ParquetWriter(prepared / "items.parquet", schema) as items:
         items.write_table(head)
-        for start in range(QUERIES, size, BLOCK):
+        for start in range(queries, size, BLOCK):
             n = min(BLOCK, size - start)
             rows = range(start, start + n)
             columns = {
@@ -52,15 +50,15 @@ def write_pool(folder: Path, size: int) -> None:
                 "item_id": [f"0:{k}" for k in rows],
                 "image_rows": [[]] * n,
                 "weights": [[]] * n,
-                "text_row": [k + QUERIES for k in rows],
+                "text_row": [k + queries for k in rows],
                 "parent_id": [None] * n,
             }
             items.write_table(
                 pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names})
             )
-    grown = Growing(embeddings, "random", {"text": (size + QUERIES, WIDTH), "image": (0, WIDTH)})
-    for start in range(0, size + QUERIES, BLOCK):
-        n = min(BLOCK, size + QUERIES - start)
+    grown = Growing(embeddings, "random", {"text": (size + queries, WIDTH), "image": (0, WIDTH)})
+    for start in range(0, size + queries, BLOCK):
+        n = min(BLOCK, size + queries - start)
         grown.append("text", start + n, {"text": rng.standard_normal((n, WIDTH), np.float32)})
     (onnx / "export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
 
@@ -80,7 +78,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", type=int, default=[10_000, 100_000, 1_000_000, 5_600_000])
     parser.add_argument("--folder", type=Path, help="where the pools are written; 5.6 million take 12 GB")
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/retrieval_memory.json"))
     parser.add_argument("--write", nargs=2, metavar=("FOLDER", "SIZE"), help="only write a pool")
     arguments = parser.parse_args()
     if arguments.write:
@@ -102,8 +99,13 @@ def main() -> None:
             shutil.rmtree(folder)
         found.append({"candidates": size, "queries": QUERIES, "width": WIDTH, "retrieve": retrieve, "score": score})
         print(json.dumps(found[-1]), flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({"rows": found}, indent=2) + "\n")
+    columns = ["candidates", "retrieve: peak MB", "seconds", "score: peak MB", "seconds"]
+    shown = [
+        [f"{row['candidates']:,}", *(f"{row[stage][key]:.1f}" for stage in ("retrieve", "score") for key in row[stage])]
+        for row in found
+    ]
+    caption = f"{QUERIES} queries, {WIDTH} numbers each; commands of their own, mapped files count"
+    write("retrieval_memory", "Memory of retrieval", [table(caption, columns, shown)], rows=found)
 
 
 if __name__ == "__main__":

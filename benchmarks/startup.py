@@ -1,6 +1,6 @@
 """Start-up: commands that do nothing, and where the demo's time goes from a fresh clone on.
 
-    python benchmarks/startup.py [--demo 1]       # 0: without the demo, which takes minutes
+python benchmarks/startup.py [--demo 1]       # 0: without the demo, which takes minutes
 """
 
 import json
@@ -45,7 +45,9 @@ def demo(folder: Path) -> tuple[float, Times, list[list[Any]]]:
     for path in (folder / "results/manifests").rglob("*.json"):
         found = json.loads(path.read_text())
         stages.setdefault(found["command"].split(".")[-1], []).append(found["wall_time_s"])
-    rows = sorted(([name, len(t), round(sum(t), 1), round(max(t), 1)] for name, t in stages.items()), key=lambda r: -r[2])
+    rows = sorted(
+        ([name, len(t), round(sum(t), 1), round(max(t), 1)] for name, t in stages.items()), key=lambda r: -r[2]
+    )
     return seconds, again, rows
 
 
@@ -58,9 +60,14 @@ def main() -> None:
     if given.demo:
         with tempfile.TemporaryDirectory() as folder:
             seconds, again, stages = demo(Path(folder) / "clone")
-        rows += [["snakemake --cores all, nothing to do", again.shown()], ["the demo in a fresh clone", f"{seconds:.0f} s"]]
+        rows += [
+            ["snakemake --cores all, nothing to do", again.shown()],
+            ["the demo in a fresh clone", f"{seconds:.0f} s"],
+        ]
         columns = ["stage", "jobs", "seconds of all jobs", "of the longest"]
-        tables.append(table("Where the demo's time goes; jobs run side by side, start of Python not counted", columns, stages))
+        tables.append(
+            table("Where the demo's time goes; jobs run side by side, start of Python not counted", columns, stages)
+        )
         values |= {"demo": [seconds], "nothing to do": again.seconds}
     tables.insert(0, table("Commands", ["command", "time"], rows + helps(given.repeats)))
     write("startup", "Start-up", tables, values=values)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import Times, arguments, growth, in_turns, table, write
+from measure import arguments, growth, in_turns, table, write
 
 from gcl import ranking, scan
 from gcl.ranking import Pool, Query
@@ -67,9 +67,8 @@ def pool_of(vectors: np.ndarray) -> Pool:
     return Pool(len(vectors), vectors.__getitem__, np.zeros(len(vectors), np.int8))
 
 
-def right(found: np.ndarray, queries: np.ndarray, vectors: np.ndarray, k: int) -> str:
-    """Compare with plain search in float64: places of the ranking that hold the same candidate."""
-    expected = ranking.best_of_pool(parts(queries), pool_of(vectors), k)[1]
+def right(found: np.ndarray, expected: np.ndarray) -> str:
+    """Count the places of the ranking that hold the right candidate."""
     return f"{(found == expected).sum():,} of {expected.size:,}"
 
 
@@ -84,10 +83,11 @@ def compared(vectors: np.ndarray, queries: np.ndarray, k: int, repeats: int, has
     works["torch fp32 loop"] = lambda: torch_loop(*tensors, k)
     times = in_turns(works, repeats)
     peer = times.get("FAISS", times["torch fp32 loop"])
+    expected = ranking.best_of_pool(parts(queries), pool_of(vectors), k)[1]  # plain search in float64
     rows = []
     for name, work in works.items():
         rate = 2 * len(vectors) * WIDTH * len(queries) / times[name].median / 1e12
-        rows.append([name, times[name].shown(), Times(peer.seconds).over(times[name]), f"{rate:.3f}", right(work(), queries, vectors, k)])
+        rows.append([name, times[name].shown(), peer.over(times[name]), f"{rate:.3f}", right(work(), expected)])
     return rows
 
 
@@ -98,7 +98,16 @@ def main() -> None:
     if not has_faiss:
         print("FAISS is not installed (pip install faiss-cpu): ratios are to the loop in torch")
     peer = "FAISS" if has_faiss else "the loop"
-    columns = ["queries", "k", "vectors", "search", "time", f"throughput of {peer}'s", "Tera-operations/s", "right places"]
+    columns = [
+        "queries",
+        "k",
+        "vectors",
+        "search",
+        "time",
+        f"throughput of {peer}'s",
+        "Tera-operations/s",
+        "right places",
+    ]
     rows, values = [], {}
     for centres in (0, 1000):
         vectors = unit_rows(given.candidates, 2, centres)

@@ -112,6 +112,28 @@ def parts_of(ours: Ours, stream: Iterator[Batch], repeats: int) -> list[list[str
     return [[name, found.shown(), f"{found.median / middle:.1%}"] for name, found in shown.items()]
 
 
+def compared(
+    row: Backbone, data: Path, pairs: Path, given: Any, precision: str, values: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the tables of one precision."""
+    cl = Ours(row, recipe(CL, "target_only", given.batch, precision), data, pairs)
+    gcl = Ours(row, recipe(SIX, "no_self", given.batch, precision), data, pairs)
+    peer = open_clip_step(create_model(given.model).train(), precision)
+    stream = gcl.batches()
+    batch = next(stream)
+    works = {"open_clip CL": lambda: peer(batch), "CL": lambda: cl.step(batch), "GCL": lambda: gcl.step(batch)}
+    times = in_turns(works, given.repeats)
+    values[precision] = {n: t.seconds for n, t in times.items()}
+    base = times["open_clip CL"]
+    rows = [[n, t.shown(), f"{given.batch / t.median:.1f}", t.over(base)] for n, t in times.items()]
+    columns = ["step", "time", "pairs/s", "times open_clip's"]
+    parts = parts_of(gcl, stream, given.repeats)
+    return [
+        table(f"{given.model}, batch of {given.batch}, {precision}", columns, rows),
+        table(f"Where a GCL step's time goes, {precision}", ["part", "time", "share"], parts),
+    ]
+
+
 def main() -> None:
     """Run from the command line."""
     given = arguments(__doc__, repeats=5, batch=64, images=256, model="ViT-B-32-quickgelu")
@@ -126,19 +148,7 @@ def main() -> None:
         found = [Pair(path, path, (f"caption of picture {k}",)) for k, path in enumerate(images)]
         write_pairs(pairs, found, {path: path for path in images})
         for precision in ("fp32", "amp_bf16"):
-            cl = Ours(row, recipe(CL, "target_only", given.batch, precision), data, pairs)
-            gcl = Ours(row, recipe(SIX, "no_self", given.batch, precision), data, pairs)
-            peer = open_clip_step(create_model(given.model).train(), precision)
-            stream = gcl.batches()
-            batch = next(stream)
-            works = {"open_clip CL": lambda: peer(batch), "CL": lambda: cl.step(batch), "GCL": lambda: gcl.step(batch)}
-            times = in_turns(works, given.repeats)
-            rows = [[n, t.shown(), f"{given.batch / t.median:.1f}", t.over(times["open_clip CL"])] for n, t in times.items()]
-            columns = ["step", "time", "pairs/s", "times open_clip's"]
-            tables.append(table(f"{given.model}, batch of {given.batch}, {precision}", columns, rows))
-            parts = parts_of(gcl, stream, given.repeats)
-            tables.append(table(f"Where a GCL step's time goes, {precision}", ["part", "time", "share"], parts))
-            values[precision] = {n: t.seconds for n, t in times.items()}
+            tables += compared(row, data, pairs, given, precision, values)
     write("training", "Training", tables, values=values)
 
 

@@ -23,6 +23,7 @@ OTHERS = {
     "submit": "write the files that CIRR's and CIRCO's evaluation servers take",
     "publish": "write a trained model as a folder that others load, with its card",
     "variants": "make fp16 and int8 variants of a model, and measure what they cost",
+    "performance": "write the table of what the scripts in benchmarks/ measured",
     "openclipart": "build the embedded data set from Debian's packages",
     "vista_lite": "take the image projection of vista_lite out of its first-stage checkpoint",
     "config": "print the JSON Schema of config.yaml",

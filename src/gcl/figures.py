@@ -3,18 +3,15 @@
 import contextlib
 import csv
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 
 from gcl.calibrate import MODALITIES
 from gcl.fusion import Floats
 from gcl.tables import Summary, task_label
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 STYLE = {
     "svg.hashsalt": "gcl",
@@ -37,9 +34,21 @@ class View(NamedTuple):
     shares: dict[str, dict[str, float]]  # query modality -> candidate modality -> share of the top 10, global
 
 
+@cache
+def pyplot() -> Any:
+    """Return matplotlib's pyplot, imported on use: it takes longer than all else that `--help` needs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
 def styled() -> contextlib.AbstractContextManager[None]:
     """Draw in our style, with ids that don't change from run to run."""
-    return plt.rc_context(STYLE)
+    drawn: contextlib.AbstractContextManager[None] = pyplot().rc_context(STYLE)
+    return drawn
 
 
 def gap(units: dict[str, Floats]) -> float:
@@ -51,8 +60,8 @@ def gap(units: dict[str, Floats]) -> float:
 
 def save(folder: Path, name: str, header: list[str], rows: list[list[Any]]) -> None:
     """Write the current figure and its numbers."""
-    plt.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
-    plt.close()
+    pyplot().savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    pyplot().close()
     with (folder / f"{name}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -62,7 +71,7 @@ def save(folder: Path, name: str, header: list[str], rows: list[list[Any]]) -> N
 def task_bars(folder: Path, summaries: dict[str, dict[str, Summary]], pool: str, measure: str) -> None:
     """Bars per task, one colour per recipe, with bootstrap intervals."""
     tasks = list(next(iter(summaries.values())))
-    _, axes = plt.subplots(figsize=(9, 3.4))
+    _, axes = pyplot().subplots(figsize=(9, 3.4))
     width = 0.8 / len(summaries)
     rows = []
     for i, (recipe, by_task) in enumerate(summaries.items()):
@@ -79,7 +88,7 @@ def task_bars(folder: Path, summaries: dict[str, dict[str, Summary]], pool: str,
 
 def training_curves(folder: Path, curves: dict[str, dict[int, list[float]]]) -> None:
     """Loss by step, a panel per recipe since losses with other denominators don't compare, a line per seed."""
-    _, panels = plt.subplots(1, len(curves), figsize=(2.3 * len(curves), 2.4), squeeze=False)
+    _, panels = pyplot().subplots(1, len(curves), figsize=(2.3 * len(curves), 2.4), squeeze=False)
     rows = []
     for axes, (recipe, by_seed) in zip(panels[0], curves.items(), strict=True):
         for seed, losses in by_seed.items():
@@ -93,7 +102,7 @@ def training_curves(folder: Path, curves: dict[str, dict[int, list[float]]]) -> 
 
 def temperatures(folder: Path, points: dict[str, dict[float, Summary]], measure: str) -> None:
     """Mean over tasks in the global pool against the temperature, a line per loss."""
-    _, axes = plt.subplots(figsize=(5, 3.4))
+    _, axes = pyplot().subplots(figsize=(5, 3.4))
     rows = []
     for loss, by_temperature in points.items():
         xs = sorted(by_temperature)
@@ -119,7 +128,7 @@ def loss_name(recipe: str) -> str | None:
 
 def projections(folder: Path, views: list[View]) -> None:
     """The candidates of the three modalities on their first two principal components, a panel per recipe."""
-    _, panels = plt.subplots(1, len(views), figsize=(3 * len(views), 3), squeeze=False)
+    _, panels = pyplot().subplots(1, len(views), figsize=(3 * len(views), 3), squeeze=False)
     rows = []
     for axes, view in zip(panels[0], views, strict=True):
         stacked = np.concatenate([view.units[m] for m in MODALITIES]).astype(np.float64)
@@ -139,7 +148,7 @@ def projections(folder: Path, views: list[View]) -> None:
 
 def rank_curves(folder: Path, views: list[View], depth: int) -> None:
     """Share of queries whose first hit is at rank k or better, global pool, mean of tasks."""
-    _, axes = plt.subplots(figsize=(5, 3.4))
+    _, axes = pyplot().subplots(figsize=(5, 3.4))
     ranks = np.arange(1, depth + 1)
     rows = []
     for view in views:
@@ -157,7 +166,7 @@ def rank_curves(folder: Path, views: list[View], depth: int) -> None:
 def cosines(folder: Path, views: list[View]) -> None:
     """Histograms of query-positive cosines per task, over those of all other candidates."""
     tasks = list(views[0].positives)
-    _, panels = plt.subplots(
+    _, panels = pyplot().subplots(
         len(views), len(tasks), figsize=(1.25 * len(tasks), 1.2 * len(views)), sharex=True, squeeze=False
     )
     edges = np.linspace(-0.5, 1, 61)
@@ -179,7 +188,7 @@ def cosines(folder: Path, views: list[View]) -> None:
 
 def modality_shares(folder: Path, views: list[View]) -> None:
     """Share of each modality in the top 10 of the global pool, by query modality; 33 % each would be even."""
-    _, panels = plt.subplots(1, len(MODALITIES), figsize=(9, 2.4), sharey=True)
+    _, panels = pyplot().subplots(1, len(MODALITIES), figsize=(9, 2.4), sharey=True)
     rows = []
     for axes, query in zip(panels, MODALITIES, strict=True):
         bottom = np.zeros(len(views))

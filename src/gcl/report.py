@@ -1,6 +1,6 @@
 """Write the tables, the figures and the page from all scores.
 
-In:  <results>/{scores,runs,embeddings,checkpoints,prepared}/ of everything the config asks for.
+In:  <results>/{scores,runs,embeddings,checkpoints,prepared}/ of everything the config asks for; <results>/benchmarks/.
 Out: <results>/scores.csv, metrics.json, tables/, figures/, report.html.
 """
 
@@ -28,6 +28,7 @@ from gcl.files import atomic_path, write_json
 from gcl.items import Task
 from gcl.layout import place
 from gcl.page import Pictures, gallery, inline_figures, page, table_html
+from gcl.performance import write_performance
 from gcl.prepared import PreparedBenchmark, read_benchmark
 from gcl.progress import progress
 from gcl.published import read_published
@@ -209,6 +210,7 @@ def report(config: Config, registries: Path) -> None:
         for name, groups in tables_of(sections).items():
             text = write_table(tables, name, groups, published)
             shown.append((f"All numbers of {groups[0][0].row.title}", table_html(text)))
+        write_performance(results / "benchmarks", tables / "performance.md")
     write_json(results / "metrics.json", {section.name: means(section.rows) for section in sections})
     with atomic_path(results / "scores.csv") as path:
         write_csv(path, COLUMNS, lines)  # type: ignore[arg-type]

@@ -23,11 +23,13 @@ import torch
 from torch import Tensor
 
 from gcl.fusion import Floats
-from gcl.ranking import Pool, Query, kept, merged
+from gcl.ranking import Pool, Query, kept, merged, top_k
 from gcl.records import Ints
 
 BLOCK = 16384  # candidates that are scanned at a time
+FEW = 4  # queries for which a CPU reads vectors as they are sooner than it rounds them
 GROUP = 32  # candidates of which the best is looked at first, at most
+MANY = 4  # times k: if a block has so many candidates for each query, all of it is scored exactly
 PAIRS = 2048  # of query and candidate, whose vectors are read together
 FRESH = 4  # `low` is made anew when it has missed a fourth of k
 PENDING = 4_000_000  # candidates of all queries that wait for their exact score
@@ -96,8 +98,8 @@ class Part:
         slack = self.slack[queries, modality]
         return (found + sign * off) * self.factors[queries, modality] + self.offsets[queries, modality] + sign * slack
 
-    def scan(self, block: Tensor, rows: Ints, modality: int) -> None:
-        """Look at (B, D) candidates of one modality in low precision."""
+    def scan(self, block: Tensor, rows: Ints, modality: int) -> bool:
+        """Look at (B, D) candidates of one modality in low precision; False: it can't tell them apart."""
         groups = -(-len(block) // self.group)
         found = self.products[: groups * self.group]
         torch.mm(block, self.across, out=found[: len(block)])
@@ -111,6 +113,8 @@ class Part:
         group, query = (top >= cut).nonzero().T
         inside = found[group, :, query]  # (hits, group)
         hit, place = (inside >= cut[query, None]).nonzero().T
+        if len(hit) > MANY * self.k * len(self.least):
+            return False
         queries, values = query[hit], inside[hit, place].double()
         upper = self.bounds(values, queries, modality, 1)
         self.fresh.append((queries, self.bounds(values, queries, modality, -1)))
@@ -119,6 +123,20 @@ class Part:
         alive = (upper >= self.least[queries]).nonzero()[:, 0]
         places = (group[hit] * self.group + place)[alive].cpu().numpy()
         self.pending.append((queries[alive].cpu().numpy(), rows[places], upper[alive].cpu().numpy()))
+        return True
+
+    def search(self, vectors: Floats, rows: Ints, modality: int) -> None:
+        """Score all of a block exactly."""
+        cosines = self.query.vectors.astype(np.float64) @ vectors.astype(np.float64).T
+        scores = cosines * self.query.factors[:, modality, None] + self.query.offsets[:, modality, None]
+        best, columns = top_k(scores.astype(np.float32), self.k)
+        self.keep(best, rows[columns])
+
+    def keep(self, scores: Floats, rows: Ints) -> None:
+        """Add exactly scored candidates to the best."""
+        self.scores, self.rows = merged(self.scores, self.rows, scores, rows, self.k)
+        if self.scores.shape[1] == self.k:
+            self.raise_to(torch.from_numpy(self.scores[:, -1].astype(np.float64)).to(self.device))
 
     def raise_to(self, least: Tensor) -> None:
         """Note that the k-th best scores are no less."""
@@ -147,11 +165,8 @@ class Part:
         order = alive[np.lexsort((rows[alive], queries[alive]))]
         queries, rows = queries[order], rows[order]
         scores = exact_scores(self.query, queries, rows, pool)
-        more, columns = kept(queries, scores, rows, len(self.least), self.k)
-        self.scores, self.rows = merged(self.scores, self.rows, more, columns, self.k)
         self.pending = []
-        if self.scores.shape[1] == self.k:
-            self.raise_to(torch.from_numpy(self.scores[:, -1].astype(np.float64)).to(self.device))
+        self.keep(*kept(queries, scores, rows, len(self.least), self.k))
 
     def waiting(self) -> int:
         """Return how many candidates wait."""
@@ -196,18 +211,20 @@ def best_of_pool(
     Returns:
         Scores (Q, min(k, C)) float32, highest first, and rows of the pool (Q, min(k, C)); ties to the lower row.
     """
-    precision = precision or precision_of(device)
+    few = sum(len(query.vectors) for query in queries) < FEW and device.type == "cpu"
+    precision = precision or (FP32 if few else precision_of(device))
     memory = torch.empty(
         -(-BLOCK // GROUP) * GROUP * max(len(q.vectors) for q in queries), dtype=precision.dtype, device=device
     )
     parts = [Part(query, min(k, pool.size), precision, memory) for query in queries]
-    for start, block in blocks(pool, device, precision):
+    for start, vectors, block in blocks(pool, device, precision):
         modalities = pool.modalities[start : start + len(block)]
         for modality in np.unique(modalities).tolist():
             chosen = np.flatnonzero(modalities == modality)
             some = block if len(chosen) == len(block) else block[torch.from_numpy(chosen).to(device)]
             for part in parts:
-                part.scan(some, start + chosen, modality)
+                if not part.scan(some, start + chosen, modality):
+                    part.search(vectors[chosen], start + chosen, modality)
                 if part.waiting() > PENDING // len(parts):
                     part.settle(pool)
     for part in parts:
@@ -215,10 +232,14 @@ def best_of_pool(
     return np.concatenate([p.scores for p in parts]), np.concatenate([p.rows for p in parts])
 
 
-def blocks(pool: Pool, device: torch.device, precision: Precision) -> Iterator[tuple[int, Tensor]]:
-    """Yield first rows and rounded vectors, in memory that the next block overwrites."""
+def blocks(pool: Pool, device: torch.device, precision: Precision) -> Iterator[tuple[int, Floats, Tensor]]:
+    """Yield first rows, vectors, and the same rounded in memory that the next block overwrites."""
     memory: Tensor | None = None
     for start in range(0, pool.size, BLOCK):
-        vectors = torch.from_numpy(pool.vectors(slice(start, min(start + BLOCK, pool.size))))
-        memory = torch.empty_like(vectors, dtype=precision.dtype, device=device) if memory is None else memory
-        yield start, memory[: len(vectors)].copy_(vectors)
+        vectors = pool.vectors(slice(start, min(start + BLOCK, pool.size)))
+        plain = torch.from_numpy(vectors)
+        if plain.dtype == precision.dtype and device.type == "cpu":
+            yield start, vectors, plain
+            continue
+        memory = torch.empty_like(plain, dtype=precision.dtype, device=device) if memory is None else memory
+        yield start, vectors, memory[: len(plain)].copy_(plain)

@@ -12,7 +12,7 @@ from gcl.progress import progress
 from gcl.score import score
 from gcl.strict import load_yaml, parse
 
-KEPT = ("runs", "embeddings", "checkpoints", "prepared", "shared")  # what the tables are made of
+KEPT = ("benchmarks", "runs", "embeddings", "checkpoints", "prepared", "shared")  # what the tables are made of
 SHOWN = 20  # lines of a file that differ
 
 

@@ -1,4 +1,4 @@
-# IN:  results/scores/, results/runs/, results/embeddings/, results/checkpoints/
+# IN:  results/scores/, results/runs/, results/embeddings/, results/checkpoints/, results/benchmarks/
 # OUT: results/scores.csv, results/metrics.json, results/tables/, results/figures/, results/report.html
 
 
@@ -9,6 +9,7 @@ rule report:
         embeddings=all_embeddings(),
         runs=everything(f"{R}/runs/{{backbone}}/{{recipe}}/{{benchmark}}.parquet"),
         checkpoints=everything(f"{R}/checkpoints/{{backbone}}/{{recipe}}"),
+        benchmarks=sorted(Path(f"{R}/benchmarks").glob("*.json")),
         published="config/published.yaml",
         code=code("report"),
     output:
