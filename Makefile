@@ -64,9 +64,9 @@ bench: setup
 	for name in $(BENCHMARKS); do python benchmarks/$$name.py; done
 	python -m gcl.performance --benchmarks results/benchmarks --output results/tables/performance.md
 
-# The same kernels on a GPU.
+# The same tables of a GPU, to results/benchmarks/*_cuda.json.
 bench-gpu: setup
-	python benchmarks/gpu.py
+	for name in machine loss topk embedding training; do python benchmarks/$$name.py --device cuda; done
 	python -m gcl.performance --benchmarks results/benchmarks --output results/tables/performance.md
 
 clean:

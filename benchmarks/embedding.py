@@ -8,13 +8,14 @@ The model has random weights: speed does not depend on them. Pictures of the dem
 import shutil
 import tempfile
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from measure import Times, arguments, in_turns, table, write
+from measure import Times, arguments, in_turns, options, table, write
 from open_clip import create_model
 from PIL import Image
 from safetensors.torch import save_file
@@ -60,8 +61,8 @@ def write_model(folder: Path, name: str) -> tuple[Path, torch.nn.Module]:
     (folder / "fp32").mkdir()
     found = export_graphs(folder / "fp32", built.graphs(), built)
     describe(folder / "fp32", "all", name, row, settings(built) | {"parity": found})
-    make(folder / "fp32", "int8", folder / "int8")
-    return folder, built.model
+    make(folder / "fp32", small(), folder / small())
+    return folder, built.model.to(options.device)
 
 
 def write_prepared(folder: Path, images: list[str], texts: int) -> None:
@@ -77,39 +78,51 @@ def write_prepared(folder: Path, images: list[str], texts: int) -> None:
 
 def rates(models: Path, model: torch.nn.Module, images: list[str], folder: Path, repeats: int) -> dict[str, Times]:
     """Time all ways of embedding the images, once each per turn; seconds are per image."""
-    threads = torch.get_num_threads()
-    encoders = {kind: open_encoder(models / kind, "cpu", threads) for kind in ("fp32", "int8")}
+    device, threads = options.device, torch.get_num_threads()
+    encoders = {kind: open_encoder(models / kind, device, threads) for kind in ("fp32", small())}
     how = encoders["fp32"].preprocess
     batches = [np.stack([load(path, how) for path in images[at : at + BATCH]]) for at in range(0, 4 * BATCH, BATCH)]
 
     def torch_run() -> None:
         with torch.inference_mode():
             for batch in batches:
-                model.encode_image(torch.from_numpy(batch))
+                model.encode_image(torch.from_numpy(batch).to(device)).cpu()
 
     def session(kind: str) -> None:
         for batch in batches:
             encoders[kind].image.run(None, {"pixels": batch})
 
+    def bound(kind: str) -> None:
+        for batch in batches:
+            binding = encoders[kind].image.io_binding()
+            binding.bind_cpu_input("pixels", batch)
+            binding.bind_output("features", device)
+            encoders[kind].image.run_with_iobinding(binding)
+            binding.copy_outputs_to_cpu()
+
     def whole(kind: str) -> None:
         output = folder / "out"
-        infer(models / kind, folder / "prepared", None, "cpu", threads, False, False, (0, 1), output)
+        infer(models / kind, folder / "prepared", None, device, threads, False, False, (0, 1), output)
         shutil.rmtree(output)
 
     few, all_of_them = len(batches) * BATCH, len(images)
-    works = {
-        "decode and preprocess alone": (
-            lambda: deque(decoded(pa.chunked_array([images]), how, threads), 0),
-            all_of_them,
-        ),
+    every = pa.chunked_array([images])
+    works: dict[str, tuple[Callable[[], object], int]] = {
+        "decode and preprocess alone": (lambda: deque(decoded(every, how, threads), 0), all_of_them),
         "torch fp32, pixels to vectors": (torch_run, few),
-        "ONNX fp32, pixels to vectors": (lambda: session("fp32"), few),
-        "ONNX fp32, files to disk": (lambda: whole("fp32"), all_of_them),
-        "ONNX int8, pixels to vectors": (lambda: session("int8"), few),
-        "ONNX int8, files to disk": (lambda: whole("int8"), all_of_them),
     }
+    for kind in encoders:
+        works[f"ONNX {kind}, pixels to vectors"] = (lambda k=kind: session(k), few)
+        if device == "cuda":
+            works[f"ONNX {kind}, the same by IO binding"] = (lambda k=kind: bound(k), few)
+        works[f"ONNX {kind}, files to disk"] = (lambda k=kind: whole(k), all_of_them)
     found = in_turns({name: work for name, (work, _) in works.items()}, repeats)
     return {name: Times([s / works[name][1] for s in times.seconds]) for name, times in found.items()}
+
+
+def small() -> str:
+    """Return the variant that is quickest on the device."""
+    return "fp16" if options.device == "cuda" else "int8"
 
 
 def draft_error(images: list[str], how: Preprocess) -> tuple[float, float]:
@@ -136,7 +149,7 @@ def main() -> None:
             mean, largest = draft_error(images[:32], open_encoder(models / "fp32", "cpu", 1).preprocess)
             rows = []
             for what, found in times.items():
-                bare = times["ONNX int8, pixels to vectors" if "int8" in what else "ONNX fp32, pixels to vectors"]
+                bare = times[f"ONNX {small() if small() in what else 'fp32'}, pixels to vectors"]
                 rows.append(
                     [
                         what,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from embedding import write_images, write_model, write_prepared
 from loss import SIX, batch, mix_of
-from measure import RESULTS, Times, arguments, in_turns, table, write
+from measure import Times, arguments, in_turns, options, table, write
 from retrieval_memory import write_pool
 from topk import search, unit_rows
 
@@ -100,7 +100,7 @@ def draw(curves: dict[str, tuple[list[int], list[Times]]]) -> None:
         spread = np.abs(np.array([[min(t.seconds), max(t.seconds)] for t in times]).T - middle)
         axis.errorbar(sizes, middle, spread, marker="o", capsize=3)
         axis.set(xscale="log", yscale="log", title=name, xlabel="size", ylabel="seconds")
-    figure.savefig(RESULTS / "growth.svg", metadata={"Date": None})
+    figure.savefig(options.results / "growth.svg", metadata={"Date": None})
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGES = ("torch", "numpy", "onnxruntime-gpu", "open_clip_torch", "faiss-cpu", "snakemake")
-RESULTS = Path("results/benchmarks")
+options = argparse.Namespace(results=Path("results/benchmarks"), device="cpu")  # what `arguments` parsed
 
 
 class Times(NamedTuple):
@@ -38,18 +38,36 @@ class Times(NamedTuple):
 
 def in_turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Times]:
     """Time works one after the other, again and again, so that a busy moment of the machine hits all of them."""
+    wait = synchronize()
     found: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
             started = time.perf_counter()
             work()
+            wait()
             if turn:  # the first is for warming up
                 found[name].append(time.perf_counter() - started)
     return {name: Times(seconds) for name, seconds in found.items()}
 
 
+def synchronize() -> Callable[[], None]:
+    """Return what waits for the device."""
+    if options.device == "cpu":
+        return lambda: None
+    import torch
+
+    return torch.cuda.synchronize
+
+
 def growth(work: Callable[[], object]) -> float:
-    """Return by how many megabytes a work's peak is above what the process had before it (Linux)."""
+    """Return by how many megabytes a work's peak is above what the process, or the GPU, had before it (Linux)."""
+    if options.device == "cuda":
+        import torch
+
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
     Path("/proc/self/clear_refs").write_text("5")  # forget the earlier peak
     before = status("VmRSS")
     work()
@@ -73,7 +91,12 @@ def machine() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {"processor": names[0] if names else platform.machine(), "cores": len(os.sched_getaffinity(0))} | versions
+    found = {"processor": names[0] if names else platform.machine(), "cores": len(os.sched_getaffinity(0))}
+    if options.device == "cuda":
+        import torch
+
+        found["gpu"] = torch.cuda.get_device_name()
+    return found | versions
 
 
 def table(caption: str, columns: list[str], rows: list[list[Any]]) -> dict[str, Any]:
@@ -82,18 +105,24 @@ def table(caption: str, columns: list[str], rows: list[list[Any]]) -> dict[str, 
 
 
 def write(name: str, title: str, tables: list[dict[str, Any]], **values: Any) -> None:
-    """Write results/benchmarks/<name>.json: tables as they are shown, and the numbers behind them."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    """Write <results>/<name>.json, on a GPU <name>_cuda.json: tables as they are shown, and the numbers behind them."""
+    options.results.mkdir(parents=True, exist_ok=True)
+    if options.device == "cuda":
+        name, title = f"{name}_cuda", f"{title}, on a GPU"
     found = {"title": title, "machine": machine(), "tables": tables} | values
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    (options.results / f"{name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     for one in tables:
         print(one["caption"], "|".join(one["columns"]), *("|".join(row) for row in one["rows"]), sep="\n", flush=True)
 
 
 def arguments(about: str | None, **defaults: Any) -> argparse.Namespace:
-    """Parse --repeats and what a script has besides."""
+    """Parse what a script has, --device and --results."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in defaults.items():
         many = {"nargs": "+", "type": type(value[0])} if isinstance(value, list) else {"type": type(value)}
         parser.add_argument(f"--{name}", default=value, help=f"{value}", **many)
-    return parser.parse_args()
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where it runs (cpu)")
+    parser.add_argument("--results", default=options.results, type=Path, help=f"folder to write to ({options.results})")
+    found = parser.parse_args()
+    options.results, options.device = found.results, found.device
+    return found

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import arguments, growth, in_turns, table, write
+from measure import arguments, growth, in_turns, options, table, write
 
 from gcl import ranking, scan
 from gcl.ranking import Pool, Query
 
 WIDTH = 512
-CPU = torch.device("cpu")
 CASES = [(256, 100), (1, 100), (16, 100), (1024, 100), (256, 10), (256, 1000)]  # queries, k
 
 
@@ -44,17 +43,22 @@ def faiss_index(vectors: np.ndarray) -> Any:
 
 def torch_loop(vectors: torch.Tensor, queries: torch.Tensor, k: int) -> np.ndarray:
     """Search in blocks of fp32 products and topk: what one writes first."""
-    best, rows = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+    vectors, queries = vectors.to(options.device), queries.to(options.device)
+    best, rows = (
+        queries.new_empty(len(queries), 0),
+        torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device),
+    )
     for start in range(0, len(vectors), scan.BLOCK):
-        scores, found = (queries @ vectors[start : start + scan.BLOCK].T).topk(k)
-        best, order = torch.cat([best, scores], 1).topk(k)
+        products = queries @ vectors[start : start + scan.BLOCK].T
+        scores, found = products.topk(min(k, products.shape[1]))
+        best, order = torch.cat([best, scores], 1).topk(min(k, best.shape[1] + scores.shape[1]))
         rows = torch.cat([rows, found + start], 1).gather(1, order)
-    return rows.numpy()
+    return rows.cpu().numpy()
 
 
 def search(vectors: np.ndarray, queries: np.ndarray, k: int, precision: scan.Precision | None = None) -> np.ndarray:
     """Search with the scan; return rows."""
-    return scan.best_of_pool(parts(queries), pool_of(vectors), k, CPU, precision)[1]
+    return scan.best_of_pool(parts(queries), pool_of(vectors), k, torch.device(options.device), precision)[1]
 
 
 def parts(queries: np.ndarray) -> list[Query]:
@@ -119,7 +123,8 @@ def main() -> None:
             values[f"{n}:{k}:{kind}"] = found
     vectors, queries = unit_rows(given.candidates, 2), unit_rows(256, 3)
     memory = f"{growth(lambda: search(vectors, queries, 100)):.0f} MB beyond vectors and queries (256 queries, k = 100)"
-    caption = f"{given.candidates:,} candidates, D = {WIDTH}, scan in {scan.precision_of(CPU).dtype}; {memory}"
+    dtype = scan.precision_of(torch.device(options.device)).dtype
+    caption = f"{given.candidates:,} candidates, D = {WIDTH}, scan in {dtype}; {memory}"
     write("topk", "Exact search", [table(caption, columns, rows)], values=values)
 
 

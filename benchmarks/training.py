@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from embedding import write_images
-from measure import Times, arguments, in_turns, table, write
+from measure import Times, arguments, in_turns, options, synchronize, table, write
 from open_clip import create_model
 from open_clip.loss import ClipLoss
 from safetensors.torch import save_file
@@ -30,7 +30,6 @@ from gcl.records import Pair, write_pairs
 from gcl.train import Paths
 from gcl.train_all import chosen_weights, make_task
 
-RANK = Rank(0, 1, torch.device("cpu"))
 CL = {"image>text": 1.0, "text>image": 1.0}
 SIX = {f"{a}>{b}": 1.0 for a, b in itertools.permutations(MODALITIES, 2)}
 SIZE = (640, 480)
@@ -48,12 +47,13 @@ class Ours:
 
     def __init__(self, row: Backbone, plan: Recipe, data: Path, pairs: Path) -> None:
         self.built = FAMILIES["clip"].build(row, data)
-        self.built.model.train()
+        device = torch.device(options.device)
+        self.built.model.to(device).train()
         weights = chosen_weights(self.built.model, plan, "model")
-        paths = Paths(pairs, data, None, None, None, None, None, "cpu", torch.get_num_threads())
+        paths = Paths(pairs, data, None, None, None, None, None, options.device, torch.get_num_threads())
         self.loader = Loader(pairs, plan, self.built, 0, slice(0, plan.batch_size), paths.threads)
         self.steps = Steps(weights, plan, self.loader.order.per_epoch, "model")
-        self.task = make_task(self.built, row, plan, RANK, paths, weights)
+        self.task = make_task(self.built, row, plan, Rank(0, 1, device), paths, weights)
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches without end."""
@@ -74,8 +74,8 @@ def open_clip_step(model: torch.nn.Module, precision: str) -> Callable[[Batch], 
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "amp_bf16"):
-            image, text, scale = model(batch.pixels, batch.ids)
+        with torch.autocast(options.device, torch.bfloat16, enabled=precision == "amp_bf16"):
+            image, text, scale = model(batch.pixels.to(options.device), batch.ids.to(options.device))
             value = loss(image, text, scale)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -88,10 +88,13 @@ def parts_of(ours: Ours, stream: Iterator[Batch], repeats: int) -> list[list[str
     """Return where the time of a step goes, with data as it comes."""
     spent: dict[str, list[float]] = {}
 
+    wait = synchronize()
+
     def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(*given: Any, **more: Any) -> Any:
             started = time.perf_counter()
             found = work(*given, **more)
+            wait()
             spent.setdefault(name, []).append(time.perf_counter() - started)
             return found
 
@@ -118,7 +121,7 @@ def compared(
     """Return the tables of one precision."""
     cl = Ours(row, recipe(CL, "target_only", given.batch, precision), data, pairs)
     gcl = Ours(row, recipe(SIX, "no_self", given.batch, precision), data, pairs)
-    peer = open_clip_step(create_model(given.model).train(), precision)
+    peer = open_clip_step(create_model(given.model).to(options.device).train(), precision)
     stream = gcl.batches()
     batch = next(stream)
     works = {"open_clip CL": lambda: peer(batch), "CL": lambda: cl.step(batch), "GCL": lambda: gcl.step(batch)}

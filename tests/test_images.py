@@ -110,3 +110,18 @@ def test_a_broken_benchmark_image_is_fatal(tmp_path, picture, monkeypatch):
     row = Benchmark(dataset="d", reader="toy", split="s", title="t", measures=["Success@1"], headline="Success@1")
     with pytest.raises(ValueError, match=r"1 items of the benchmark are unusable, more than .* 0.0%.*\n.*x\.png"):
         prepare_benchmark(tmp_path, tmp_path, row, None, 2, tmp_path / "out")
+
+
+def test_a_large_jpeg_is_decoded_at_a_reduced_size_to_nearly_the_same_pixels():
+    shade = np.linspace(0, 255, 400).astype(np.uint8)
+    large = Image.fromarray(
+        np.dstack([np.tile(shade, (300, 1)), np.tile(shade[:300, None], (1, 400)), 0 * np.tile(shade, (300, 1))])
+    )
+    data = encoded(large, "JPEG")
+    how = Preprocess(size=32, resize="shortest_crop", mean=(0, 0, 0), std=(1, 1, 1))
+    assert decode(data, "x", 64).size == (100, 75)  # the least that keeps 64 at a half, a quarter or an eighth
+    assert decode(data, "x", 128).size == (200, 150)
+    difference = np.abs(to_array(decode(data, "x", 64), how) - to_array(decode(data, "x"), how)) * 255
+    assert difference.mean() < 0.5
+    assert difference.max() < 5
+    assert decode(encoded(large), "x", 64).size == (400, 300)  # not of PNG

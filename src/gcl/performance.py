@@ -12,7 +12,8 @@ from gcl.files import atomic_path
 from gcl.strict import made_by
 from gcl.tables import markdown
 
-ORDER = ("machine", "loss", "topk", "retrieval_memory", "embedding", "training", "startup", "growth")
+CPU = ("machine", "loss", "topk", "retrieval_memory", "embedding", "training", "startup", "growth")
+ORDER = (*CPU, *(f"{name}_cuda" for name in CPU))
 HEAD = """# Performance
 
 Made by `make bench`; random weights and vectors unless it says otherwise. Peers run in the same process in turns. Times
@@ -34,7 +35,8 @@ def performance(folder: Path) -> str:
         with made_by(f"benchmarks/{name}.py", found[name]):
             measured = json.loads(found[name].read_text())
             machine = ", ".join(f"{key} {value}" for key, value in measured["machine"].items())
-            lines.append(f"## {measured['title']}\n\n`python benchmarks/{name}.py`; {machine}\n")
+            command = f"python benchmarks/{name.removesuffix('_cuda')}.py{' --device cuda' if '_cuda' in name else ''}"
+            lines.append(f"## {measured['title']}\n\n`{command}`; {machine}\n")
             for table in measured["tables"]:
                 lines.append(f"{table['caption']}\n\n{markdown(table['columns'], table['rows'])}")
     return "\n".join(lines)
