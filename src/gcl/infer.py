@@ -133,8 +133,8 @@ def infer_items(
     shard: Shard = WHOLE,
     flip: bool = False,
     only_texts: bool = False,
-) -> None:
-    """Embed a prepared folder with whole encoders or towers, going on with what `folder` has."""
+) -> dict[str, Any]:
+    """Embed a prepared folder with whole encoders or towers, going on with what `folder` has; return what it ran on."""
     model = open_encoder(onnx, device, threads)
     work = read_work(prepared, shard, model.fused is not None)
     shapes = {"text": (work.texts[1] - work.texts[0], width_of(model.text))}
@@ -151,11 +151,13 @@ def infer_items(
             embed_images(model, work, grown, name)
     embed_texts(model, work, grown)
     grown.check()
-    (folder / "towers.json").write_text(json.dumps(read_export(onnx)["graphs"], sort_keys=True) + "\n")
+    about = read_export(onnx)
+    (folder / "towers.json").write_text(json.dumps(about["graphs"], sort_keys=True) + "\n")
+    return {"providers": model.image.get_providers(), "dtype": about["dtype"]}
 
 
-def infer_features(onnx: Path, features: Path, device: str, threads: int, folder: Path) -> None:
-    """Run heads on the towers' outputs, going on with what `folder` has.
+def infer_features(onnx: Path, features: Path, device: str, threads: int, folder: Path) -> dict[str, Any]:
+    """Run heads on the towers' outputs, going on with what `folder` has; return what it ran on.
 
     Raises:
         ValueError: the features are another tower's.
@@ -174,6 +176,7 @@ def infer_features(onnx: Path, features: Path, device: str, threads: int, folder
         for first, stop in chunks_of(grown.done(name), len(given[name])):
             grown.append(name, stop, {name: run_batches(session, given[name][first:stop])})
     grown.check()
+    return {"providers": next(iter(sessions.values())).get_providers(), "dtype": about["dtype"]}
 
 
 def infer(
@@ -199,25 +202,19 @@ def infer(
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"--shard {shard[0]} {shard[1]}: expected a number from 0 to {shard[1] - 1}, then how many")
 
-    def embed(model: Path, folder: Path) -> None:
+    def embed(model: Path, folder: Path) -> dict[str, Any]:
         if features is not None:
-            infer_features(model, features, device, threads, folder)
-        elif prepared is not None:
-            infer_items(model, prepared, device, threads, folder, Shard(*shard), flip, only_texts)
+            return infer_features(model, features, device, threads, folder)
+        return infer_items(model, prepared or Path(), device, threads, folder, Shard(*shard), flip, only_texts)
 
     work = output.with_name(f".{output.name}.unfinished")
     seeds = [] if (onnx / "export.json").exists() else sorted(onnx.glob("seed*"))
     with locked(output.with_name(f".{output.name}.lock")):  # one that outlived its killed Snakemake may be at it
         for stale in {*work.glob("seed*")} - {work / seed.name for seed in seeds}:
             shutil.rmtree(stale)
-        if not seeds:
-            embed(onnx, work)
-        for seed in seeds:
-            embed(seed, work / seed.name)
+        ran = [embed(seed, work / seed.name) for seed in seeds] or [embed(onnx, work)]
         publish(work, output)
-    model = next(onnx.rglob("image.onnx"))
-    dtype = read_export(model.parent)["dtype"]
-    return {"device": device, "providers": open_session(model, device, 0, dtype).get_providers(), "dtype": dtype}
+    return {"device": device} | ran[0]
 
 
 def main() -> None:

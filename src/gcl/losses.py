@@ -40,7 +40,7 @@ from gcl.blockwise import (
 )
 
 MODALITIES = ("image", "text", "image_text")
-OWN = 1024  # samples whose vectors are in float64 at a time
+OWN = 256  # samples whose vectors are in float64 at a time
 
 
 def duplicates(image_ids: Tensor, text_ids: Tensor) -> Tensor:
