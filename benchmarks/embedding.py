@@ -5,6 +5,7 @@
 The model has random weights: speed does not depend on them. Pictures of the demo, pasted into photo-sized JPEGs.
 """
 
+import functools
 import shutil
 import tempfile
 from collections import deque
@@ -25,7 +26,7 @@ from gcl.backbones import FAMILIES
 from gcl.config import Backbone, Preprocess
 from gcl.encoder import BATCH, decoded, open_encoder
 from gcl.export import describe, export_graphs, settings
-from gcl.images import decode, load, to_array
+from gcl.images import MARGIN, decode, load, to_array
 from gcl.infer import infer
 from gcl.items import Contents, Item, Qrel, Task, write_benchmark
 from gcl.variants import make
@@ -137,9 +138,9 @@ def decoding(folder: Path, n: int, how: Preprocess, repeats: int) -> list[list[s
             images.MARGIN = margin
             deque(decoded(every, how, torch.get_num_threads()), 0)
 
-        margin = images.MARGIN
-        times = in_turns({"reduced": lambda: read(margin), "whole": lambda: read(0)}, repeats)
-        images.MARGIN = margin
+        works = {name: functools.partial(read, margin) for name, margin in (("reduced", MARGIN), ("whole", 0))}
+        times = in_turns(works, repeats)
+        images.MARGIN = MARGIN
         differences = []
         for path in paths[:32]:
             exact = to_array(decode(Path(path).read_bytes(), path), how)

@@ -1,6 +1,6 @@
 """A step of full training: GCL and CL by this project, CL by open_clip's own loss and step, and where the time goes.
 
-    python benchmarks/training.py [--batch 64] [--model ViT-B-32-quickgelu]
+    python benchmarks/training.py [--batch 32] [--model ViT-B-32-quickgelu]
 
 Random weights and photo-sized JPEGs; all take the batches of the same loader, decoded ahead in threads.
 """
@@ -139,7 +139,7 @@ def compared(
 
 def main() -> None:
     """Run from the command line."""
-    given = arguments(__doc__, repeats=5, batch=64, images=256, model="ViT-B-32-quickgelu")
+    given = arguments(__doc__, repeats=5, batch=32, images=128, model="ViT-B-32-quickgelu")
     tables, values = [], {}
     with tempfile.TemporaryDirectory() as name:
         data, pairs = Path(name), Path(name) / "pairs"
