@@ -15,12 +15,14 @@ from models import clip_row, tiny_vista, tinyclip
 from safetensors.torch import load_file, save_file
 
 from gcl.backbones import FAMILIES
+from gcl.blockwise import TILES
 from gcl.config import Full, Loss, Recipe
 from gcl.loader import Order, crop_box
 from gcl.losses import MODALITIES, duplicates, gcl_loss, separation_loss
 from gcl.prepare import prepare_pairs
 from gcl.strict import to_json
 from gcl.train import Paths, train
+from gcl.triplets import triplet
 
 SIX = {f"{a}>{b}": 1.0 for a in MODALITIES for b in MODALITIES if a != b}
 CL = {"image>text": 1.0, "text>image": 1.0}
@@ -122,7 +124,7 @@ def test_chunks_see_the_same_dropout_when_they_are_encoded_again(pairs, weights,
     # The loss as a function of the weights, with the random numbers held: a finite difference along the gradient.
     from gcl.gradients import seeded
     from gcl.loader import Loader
-    from gcl.triplets import Units, joined, recipe_loss, triplet
+    from gcl.triplets import Units, joined, recipe_loss
 
     built = FAMILIES["vista"].build(backbone, tmp_path)
     for module in built.model.modules():
@@ -154,19 +156,24 @@ def test_chunks_see_the_same_dropout_when_they_are_encoded_again(pairs, weights,
     assert (value(step) - value(-step)) / (2 * step) == pytest.approx(square, rel=0.02)
 
 
-def test_rows_of_the_loss_add_up(rng):
-    unit = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(3, 12, 5))), dim=2)
+@pytest.mark.parametrize("tile", [2, 512])
+@pytest.mark.parametrize("fusion", ["native", "sum_raw"])
+def test_rows_of_the_loss_add_up(rng, tile, fusion, monkeypatch):
+    monkeypatch.setitem(TILES, "cpu", tile)
+    raw = {m: torch.from_numpy(rng.normal(size=(12, 5))) for m in MODALITIES}
+    unit, mix = triplet(raw, fusion)
     image_ids, text_ids = torch.arange(12) // 2, torch.arange(12)
     for rule in ("full", "no_self", "no_self_no_copositive", "cross_only", "target_only"):
         whole = unit.clone().requires_grad_()
-        gcl_loss(whole, SIX, rule, 0.1, duplicates(image_ids, text_ids)).backward()
+        gcl_loss(whole, SIX, rule, 0.1, duplicates(image_ids, text_ids), None, mix).backward()
         parts = unit.clone().requires_grad_()
         total = 0.0
         for part in (slice(0, 5), slice(5, 6), slice(6, 12)):
-            loss = gcl_loss(parts, SIX, rule, 0.1, duplicates(image_ids, text_ids), part)
+            loss = gcl_loss(parts, SIX, rule, 0.1, duplicates(image_ids, text_ids), part, mix)
             loss.backward()
             total += loss.item()
-        assert total == pytest.approx(gcl_loss(unit, SIX, rule, 0.1, duplicates(image_ids, text_ids)).item())
+        expected = gcl_loss(unit, SIX, rule, 0.1, duplicates(image_ids, text_ids), None, mix).item()
+        assert total == pytest.approx(expected)
         torch.testing.assert_close(parts.grad, whole.grad)
 
 

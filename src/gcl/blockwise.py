@@ -6,7 +6,7 @@ With logits s_am[j,k] = e_a^j . e_m^k / t:
    for. Since s_am[j,k] = s_ma[k,j], the rows and the columns of one tile give R_am and R_ma.
 2. Denominators. All rules are sums of some R_am and of the row's own columns s_am[j,j] (in float64), so that
    log Z, the loss and the gradient at the own columns are algebra on arrays of length N; and with
-   C_am[j] = log( sum of w_ab / Z_ab[j] over the directions a > b whose denominator has m's columns ):
+   C_am[j] = log( sum of w_ab / Z_ab[j] over the directions a > b whose denominator has m's columns ).
 3. Gradient. Tile by tile once more, dL/ds at both places of the symmetric matrix is
    exp(s_am[j,k]) * (exp(C_am[j]) + exp(C_ma[k])), and the vectors of each side get its product with the other's.
 

@@ -3,7 +3,7 @@
 1. A block's cosines a with all queries come from one product in bf16 (CPU), fp16 (GPU) or fp32. They are off by a
    bounded amount: with u the unit roundoff of the numbers and v that of the result, for unit vectors of D numbers
 
-       |a - q.x| <= 2u + u^2 + 2^-24 D (sums in fp32) + v |a|
+       |a - q.x| <= 2u + u^2 + 2^-23 D (sums in fp32) + v |a|
 
    (Cauchy-Schwarz on the rounded vectors; Higham, Accuracy and Stability of Numerical Algorithms, 3.1), so that
    scores have a lower and an upper bound.
