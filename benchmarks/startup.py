@@ -4,6 +4,7 @@ python benchmarks/startup.py [--demo 1]       # 0: without the demo, which takes
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,9 @@ DRY = {
 
 def quiet(command: list[str], folder: Path = Path()) -> None:
     """Run a command that must succeed."""
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    source = {"PYTHONPATH": str((folder / "src").resolve())}
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(command, cwd=folder, check=True, env=os.environ | source, **silent)
 
 
 def helps(repeats: int) -> list[list[str]]:
