@@ -205,3 +205,20 @@ def test_a_gradient_is_taken_once():
 def test_an_unknown_denominator_is_refused():
     with pytest.raises(ValueError, match="unknown denominator 'ful'"):
         gcl_loss(random_embeddings(0, 2, 2), ALL, "ful", 0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rule", sorted(OWN_COLUMNS))
+@pytest.mark.parametrize("temperature", [0.002, 0.01, 0.07])
+def test_a_gpu_gives_the_loss_and_gradient_of_a_cpu(rule, temperature):
+    vectors = torch.stack([v.detach() for v in random_embeddings(5, 3000, 64, torch.float32).values()])[:2]
+    mix = 1 / (vectors[0].double() + vectors[1].double()).norm(dim=1).expand(2, -1)
+    pairs, _ = pairs_of(1, 3000, 0.0005)
+    losses, gradients = [], []
+    for device in ("cpu", "cuda"):
+        leaf = vectors.to(device).detach().requires_grad_()
+        losses.append(gcl_loss(leaf, ALL, rule, temperature, pairs.to(device), None, mix.to(device)))
+        losses[-1].backward()
+        gradients.append(leaf.grad.cpu())
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-6)
+    assert ((gradients[1] - gradients[0]).norm() / gradients[0].norm()).item() < 1e-5

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from gcl.fusion import read_array, rows_of
 from gcl.items import write_benchmark
 from gcl.ranking import members_of, top_k
 from gcl.retrieve import retrieve
@@ -133,3 +134,18 @@ def test_calibration_without_statistics_is_refused(ready):
     prepared, embeddings, onnx, output = ready
     with pytest.raises(ValueError, match="'center' needs statistics"):
         retrieve(prepared, [embeddings], None, onnx, ["center"], 3, "cpu", None, output)
+
+
+def test_rows_of_a_mapped_file_are_those_of_the_array(tmp_path, rng):
+    array = rng.normal(size=(50, 3)).astype(np.float32)
+    np.save(tmp_path / "a.npy", array)
+    mapped = read_array(tmp_path / "a.npy")
+    for rows in ([], [0], [49], [3, 4, 5, 9, 8, 8, 0, 1], list(range(50))):
+        np.testing.assert_array_equal(rows_of(mapped, np.array(rows, np.int64)), array[rows])
+    for rows in ([-1], [50]):
+        with pytest.raises(IndexError, match="has 50 rows"):
+            rows_of(mapped, np.array(rows))
+    with (tmp_path / "a.npy").open("r+b") as file:
+        file.truncate(400)
+    with pytest.raises(ValueError, match="was cut"):
+        rows_of(mapped, np.arange(50))

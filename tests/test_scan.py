@@ -119,3 +119,13 @@ def test_a_large_search_takes_the_scan(rng, monkeypatch):
     monkeypatch.setattr(ranker, "WORTH_A_SCAN", 100)
     found = ranker.search(parts, pool, 5, "cpu")
     assert found[1].tolist() == expected[1].tolist()
+
+
+@pytest.mark.gpu
+def test_the_scan_on_a_gpu_finds_what_plain_search_finds(rng):
+    pool = pool_of(unit_rows(rng, 50_000, 64), rng.integers(3, size=50_000).astype(np.int8))
+    parts = queries_of(unit_rows(rng, 300, 64), rng.uniform(0.5, 20, (300, 3)), rng.normal(size=(300, 3)), 128)
+    scores, rows = ranking.best_of_pool(parts, pool, 100)
+    found_scores, found_rows = scan.best_of_pool(parts, pool, 100, torch.device("cuda"))
+    assert found_rows.tolist() == rows.tolist()
+    assert found_scores.tolist() == scores.tolist()

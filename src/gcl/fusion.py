@@ -1,5 +1,6 @@
 """Model outputs to unit vectors: image, text, and both, by score fusion or by the model itself (native)."""
 
+import os
 from collections.abc import Sequence
 from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
@@ -11,6 +12,32 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 FUSIONS = ("sum_raw", "sum_unit", "native")
+
+
+def rows_of(array: Any, rows: NDArray[np.int64]) -> Floats:
+    """Return some rows of an array; those of a mapped file are read from it, in runs.
+
+    A scattered row of a mapping may bring megabytes of its file into the process.
+
+    Raises:
+        ValueError: the file was cut since it was mapped.
+    """
+    is_mapped = isinstance(array, np.memmap) and isinstance(array.base, mmap) and array.flags.c_contiguous
+    if not is_mapped or not len(rows):
+        return np.asarray(array[rows], np.float32)
+    if rows.min() < 0 or rows.max() >= len(array):
+        raise IndexError(f"{array.filename} has {len(array)} rows, asked for {rows.min()} to {rows.max()}")
+    found = np.empty((len(rows), array.shape[1]), np.float32)
+    starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
+    lengths = np.diff(starts, append=len(rows)) * array.strides[0]
+    target = memoryview(found.data).cast("B")
+    at = (starts * array.strides[0]).tolist()
+    with Path(array.filename).open("rb", buffering=0) as file:
+        for start, length, place in zip(rows[starts].tolist(), lengths.tolist(), at, strict=True):
+            offset = array.offset + start * array.strides[0]
+            if os.preadv(file.fileno(), [target[place : place + length]], offset) != length:
+                raise ValueError(f"{array.filename} was cut while it was read; delete it and run `infer` again")
+    return found
 
 
 class Stacked:
@@ -34,7 +61,7 @@ class Stacked:
         part_of = np.searchsorted(self.starts, rows, side="right") - 1
         for number in np.unique(part_of):
             chosen = np.flatnonzero(part_of == number)
-            found[chosen] = self.parts[number][rows[chosen] - self.starts[number]]
+            found[chosen] = rows_of(self.parts[number], rows[chosen] - self.starts[number])
         return found
 
 
@@ -91,7 +118,7 @@ def unit(vectors: Floats) -> Floats:
         raise ValueError("embeddings hold NaN or infinity")
     if (length == 0).any():
         raise ValueError("an embedding is all zeros")
-    return (vectors / length).astype(np.float32)
+    return (vectors / length).astype(np.float32, copy=False)
 
 
 def fuse(image: Floats | None, text: Floats | None, fusion: str) -> Floats:
@@ -105,4 +132,4 @@ def fuse(image: Floats | None, text: Floats | None, fusion: str) -> Floats:
         raise ValueError("an item has neither image nor text")
     if fusion == "sum_unit":
         parts = [unit(part) for part in parts]
-    return unit(np.sum(parts, axis=0, dtype=np.float32))
+    return unit(sum(parts[1:], parts[0]).astype(np.float32, copy=False))

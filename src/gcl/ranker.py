@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from gcl import calibrate
 from gcl.calibrate import MODALITIES
-from gcl.fusion import Floats, release
+from gcl.fusion import Floats
 from gcl.items import Task
 from gcl.prepared import PreparedBenchmark
 from gcl.ranking import Pool, Query, best_of_pool, expanded, members_of, rank_list
@@ -58,10 +58,7 @@ class Ranker:
 
     def vectors(self, items: Distinct, rows: slice | Ints, mode: str) -> Floats:
         """Return unit vectors of some distinct items."""
-        found = unit_vectors(items, rows, self.source, mode, self.stats)
-        for array in self.source.outputs:
-            release(array)
-        return found
+        return unit_vectors(items, rows, self.source, mode, self.stats)
 
     def queries(self, names: tuple[str, ...], mode: str) -> list[Query]:
         """Return distinct queries in parts, with what makes scores of their cosines."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gcl import calibrate
 from gcl.calibrate import MODALITIES
-from gcl.fusion import Floats, Outputs, Stacked
+from gcl.fusion import Floats, Outputs, Stacked, rows_of
 from gcl.prepared import Table
 from gcl.records import Ints, split_codes, to_codes
 
@@ -110,30 +110,30 @@ def unit_vectors(items: Distinct, rows: slice | Ints, source: Source, mode: str,
             found[places] = calibrate.vectors(None, None, mode, source.fusion, stats, fused)
             continue
         image = None if modality == "text" else image_outputs(items, chosen, outputs.image)
-        text = None if modality == "image" else np.asarray(outputs.text[items.texts[chosen]], np.float32)
+        text = None if modality == "image" else rows_of(outputs.text, items.texts[chosen])
         found[places] = calibrate.vectors(image, text, mode, source.fusion, stats)
     return found
 
 
 def image_outputs(items: Distinct, chosen: Ints, outputs: Floats | Stacked) -> Floats:
     """Return the outputs of chosen items' images, several of them pooled."""
-    picked = np.asarray(outputs[items.images[chosen]], np.float32)
+    picked = rows_of(outputs, items.images[chosen])
     for place, item in enumerate(chosen.tolist() if items.several else []):
         if item in items.several:
             rows, weights = items.several[item]
-            picked[place] = pooled(outputs[np.array(rows)], weights)
+            picked[place] = pooled(rows_of(outputs, np.array(rows)), weights)
     return picked
 
 
 def fused_outputs(items: Distinct, chosen: Ints, outputs: Floats | Stacked, keys: Ints) -> Floats:
     """Return the outputs of chosen items' images and texts together, several images pooled."""
     codes = to_codes(items.images[chosen], items.texts[chosen])
-    picked = np.asarray(outputs[np.searchsorted(keys, codes)], np.float32)
+    picked = rows_of(outputs, np.searchsorted(keys, codes))
     for place, item in enumerate(chosen.tolist() if items.several else []):
         if item in items.several:
             rows, weights = items.several[item]
             together = to_codes(np.array(rows), np.full(len(rows), items.texts[item]))
-            picked[place] = pooled(outputs[np.searchsorted(keys, together)], weights)
+            picked[place] = pooled(rows_of(outputs, np.searchsorted(keys, together)), weights)
     return picked
 
 
