@@ -1,6 +1,6 @@
 """Start-up: commands that do nothing, and where the demo's time goes from a fresh clone on.
 
-python benchmarks/startup.py [--demo 1]       # 0: without the demo, which takes minutes
+python benchmarks/startup.py [--demo FOLDER]    # the clone is kept there; none: without the demo, which takes minutes
 """
 
 import json
@@ -23,10 +23,11 @@ DRY = {
 
 
 def quiet(command: list[str], folder: Path = Path()) -> None:
-    """Run a command that must succeed."""
+    """Run a command that must succeed; if it does not, show the end of what it said."""
     source = {"PYTHONPATH": str((folder / "src").resolve())}
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run(command, cwd=folder, check=True, env=os.environ | source, **silent)
+    done = subprocess.run(command, cwd=folder, env=os.environ | source, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
 
 
 def helps(repeats: int) -> list[list[str]]:
@@ -56,13 +57,13 @@ def demo(folder: Path) -> tuple[float, Times, list[list[Any]]]:
 
 def main() -> None:
     """Run from the command line."""
-    given = arguments(__doc__, repeats=5, demo=1)
+    given = arguments(__doc__, repeats=5, demo="")
     times = in_turns({name: lambda c=command: quiet(c) for name, command in DRY.items()}, given.repeats)
     rows = [[name, found.shown()] for name, found in times.items()]
     tables, values = [], {name: found.seconds for name, found in times.items()}
-    if given.demo:
+    if given.demo != "none":
         with tempfile.TemporaryDirectory() as folder:
-            seconds, again, stages = demo(Path(folder) / "clone")
+            seconds, again, stages = demo(Path(given.demo or folder).absolute() / "clone")
         rows += [
             ["snakemake --cores all, nothing to do", again.shown()],
             ["the demo in a fresh clone", f"{seconds:.0f} s"],
