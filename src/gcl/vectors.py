@@ -33,11 +33,6 @@ class Distinct(NamedTuple):
     modalities: NDArray[np.int8]  # (U,) into MODALITIES
     rows: Ints  # (n,) distinct item of every item, one table after the other
 
-    def part(self, used: Ints) -> "Distinct":
-        """Return some of the distinct items; `rows` mean nothing there."""
-        several = {new: self.several[old] for new, old in enumerate(used.tolist()) if old in self.several}
-        return Distinct(self.images[used], self.texts[used], several, self.modalities[used], self.rows[:0])
-
 
 def distinct_items(tables: Iterable[Table]) -> Distinct:
     """Find the distinct items of tables that are searched together."""
