@@ -102,9 +102,9 @@ def rates(models: Path, model: torch.nn.Module, paths: list[str], folder: Path, 
             encoders[kind].image.run_with_iobinding(binding)
             binding.copy_outputs_to_cpu()
 
-    def whole(kind: str) -> None:
+    def whole(kind: str, prepared: str = "prepared") -> None:
         output = folder / "out"
-        infer(models / kind, folder / "prepared", None, device, threads, False, False, (0, 1), output)
+        infer(models / kind, folder / prepared, None, device, threads, False, False, (0, 1), output)
         shutil.rmtree(output)
 
     few, all_of_them = len(batches) * BATCH, len(paths)
@@ -118,8 +118,14 @@ def rates(models: Path, model: torch.nn.Module, paths: list[str], folder: Path, 
         if device == "cuda":
             works[f"ONNX {kind}, the same by IO binding"] = (lambda k=kind: bound(k), few)
         works[f"ONNX {kind}, files to disk"] = (lambda k=kind: whole(k), all_of_them)
+        works[f"{kind} of one batch"] = (lambda k=kind: whole(k, "one_batch"), 1)
     found = in_turns({name: work for name, (work, _) in works.items()}, repeats)
-    return {name: Times([s / works[name][1] for s in times.seconds]) for name, times in found.items()}
+    rates = {name: Times([s / works[name][1] for s in times.seconds]) for name, times in found.items()}
+    for kind in encoders:  # what a long run has: without opening the model and reading what is to be done
+        one, every = rates.pop(f"{kind} of one batch"), found[f"ONNX {kind}, files to disk"]
+        further = [(b - a) / (all_of_them - BATCH) for a, b in zip(one.seconds, every.seconds, strict=True)]
+        rates[f"ONNX {kind}, files to disk, each further image"] = Times(further)
+    return rates
 
 
 def small() -> str:
@@ -160,6 +166,7 @@ def main() -> None:
         models, model = write_model(folder / "models", given.model)
         paths = write_images(folder / "images", given.images, SIZES[0])
         write_prepared(folder / "prepared", paths, 1)
+        write_prepared(folder / "one_batch", paths[:BATCH], 1)
         times = rates(models, model, paths, folder, given.repeats)
         rows = []
         for what, found in times.items():

@@ -34,9 +34,9 @@ def losses() -> Curve:
     sizes = [1024, 2048, 4096, 8192, 16384]
 
     def work(n: int) -> Callable[[], object]:
-        vectors = batch(n, 0.5).requires_grad_()
-        mix = mix_of(vectors)
-        return lambda: gcl_loss(vectors, SIX, "no_self", 0.07, None, None, mix).backward()
+        vectors = batch(n, 3.0)
+        mix, leaf = mix_of(vectors), vectors.requires_grad_()
+        return lambda: gcl_loss(leaf, SIX, "no_self", 0.07, None, None, mix).backward()
 
     return sizes, [work(n) for n in sizes]
 
