@@ -28,7 +28,11 @@ class Times(NamedTuple):
     def shown(self) -> str:
         """Format as median [fastest, slowest], in seconds or milliseconds."""
         scale, unit = (1, "s") if self.median >= 1 else (1000, "ms")
-        return f"{self.median * scale:.3g} {unit} [{min(self.seconds) * scale:.3g}, {max(self.seconds) * scale:.3g}]"
+        middle, least, most = (
+            f"{x:.3g}" if x < 1000 else f"{x:.0f}"
+            for x in (scale * self.median, scale * min(self.seconds), scale * max(self.seconds))
+        )
+        return f"{middle} {unit} [{least}, {most}]"
 
     def over(self, peer: "Times") -> str:
         """Format the ratio to a peer, of the same turns: median [least, most]."""

@@ -405,8 +405,12 @@ def test_score_fusion_is_the_documented_sum(stored):
     with torch.inference_mode():
         raw = built.encode(PIXELS, clip_ids())
     i, t = raw["image"], raw["text"]
-    torch.testing.assert_close(triplet(raw, "sum_raw")[2], normalize(i + t, dim=1))
-    torch.testing.assert_close(triplet(raw, "sum_unit")[2], normalize(normalize(i, dim=1) + normalize(t, dim=1), dim=1))
+    expected = {"sum_raw": i + t, "sum_unit": normalize(i, dim=1) + normalize(t, dim=1)}
+    for fusion, total in expected.items():
+        vectors, mix = triplet(raw, fusion)
+        torch.testing.assert_close(vectors, torch.stack([normalize(i, dim=1), normalize(t, dim=1)]))
+        fused = (mix[:, :, None] * vectors).sum(0).float()
+        torch.testing.assert_close(fused, normalize(total, dim=1))
 
 
 COUNTS = {  # millions of weights, as published or counted in the released files
