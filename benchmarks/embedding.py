@@ -122,8 +122,8 @@ def rates(models: Path, model: torch.nn.Module, paths: list[str], folder: Path, 
     found = in_turns({name: work for name, (work, _) in works.items()}, repeats)
     rates = {name: Times([s / works[name][1] for s in times.seconds]) for name, times in found.items()}
     for kind in encoders:  # what a long run has: without opening the model and reading what is to be done
-        one, every = rates.pop(f"{kind} of one batch"), found[f"ONNX {kind}, files to disk"]
-        further = [(b - a) / (all_of_them - BATCH) for a, b in zip(one.seconds, every.seconds, strict=True)]
+        one, whole_run = rates.pop(f"{kind} of one batch"), found[f"ONNX {kind}, files to disk"]
+        further = [(b - a) / (all_of_them - BATCH) for a, b in zip(one.seconds, whole_run.seconds, strict=True)]
         rates[f"ONNX {kind}, files to disk, each further image"] = Times(further)
     return rates
 

@@ -3,17 +3,15 @@
     python benchmarks/loss.py [--sizes 4096 16384]
 
 The peer is open_clip's ClipLoss with autograd, which sees 2 of the 9 blocks of logits; "naive" is GCL by autograd on
-the 3N x 3N logits. Errors are against the formula in float64: of the value (relative, below 1
-absolute) and of the gradient as a whole (relative).
+the 3N x 3N logits. Errors are against the formula in float64: of the value (relative, below 1 absolute) and of the
+gradient as a whole (relative).
 """
 
 import itertools
 import json
-import subprocess
-import sys
 
 import torch
-from measure import arguments, growth, in_turns, options, table, write
+from measure import arguments, growth, growth_alone, in_turns, options, table, write
 from open_clip.loss import ClipLoss
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -116,9 +114,7 @@ def main() -> None:
         times = in_turns(works(n), given.repeats if n <= NAIVE_UP_TO else 3)
         rows = []
         for name, found in times.items():
-            mb = float(
-                subprocess.check_output([sys.executable, __file__, "--memory", f"{name}:{n}", "--device", given.device])
-            )
+            mb = growth_alone(__file__, f"{name}:{n}")
             # Multiplications and additions of the products that the method needs, with what symmetry saves.
             blocks = {"clip": 6, "naive no_self": 27, "no_self, native": 18}.get(name, 8)
             rate = 2 * blocks * n * n * WIDTH / found.median / 1e12

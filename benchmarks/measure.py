@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -76,6 +78,12 @@ def growth(work: Callable[[], object]) -> float:
     before = status("VmRSS")
     work()
     return round((status("VmHWM") - before) / 1024, 1)
+
+
+def growth_alone(script: str, what: str) -> float:
+    """Return `growth` of a script's work in a process of its own (`--memory what`), where nothing was used before."""
+    command = [sys.executable, script, "--memory", what, "--device", options.device]
+    return float(subprocess.check_output(command).split()[-1])
 
 
 def status(key: str) -> int:

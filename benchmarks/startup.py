@@ -1,6 +1,6 @@
 """Start-up: commands that do nothing, and where the demo's time goes from a fresh clone on.
 
-python benchmarks/startup.py [--demo FOLDER]    # the clone is kept there; none: without the demo, which takes minutes
+python benchmarks/startup.py [--demo FOLDER]    # keep the clone there; none: without the demo, which takes minutes
 """
 
 import json

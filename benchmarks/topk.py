@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import arguments, growth, in_turns, options, table, write
+from measure import arguments, growth, growth_alone, in_turns, options, table, write
 
 from gcl import ranking, scan
 from gcl.ranking import Pool, Query
@@ -97,7 +97,11 @@ def compared(vectors: np.ndarray, queries: np.ndarray, k: int, repeats: int, has
 
 def main() -> None:
     """Run from the command line."""
-    given = arguments(__doc__, repeats=5, candidates=500_000)
+    given = arguments(__doc__, repeats=5, candidates=500_000, memory=0)
+    if given.memory:
+        vectors, queries = unit_rows(given.memory, 2), unit_rows(256, 3)
+        print(growth(lambda: search(vectors, queries, 100)))
+        return
     has_faiss = faiss_index(unit_rows(8, 0)) is not None
     if not has_faiss:
         print("FAISS is not installed (pip install faiss-cpu): ratios are to the loop in torch")
@@ -121,8 +125,8 @@ def main() -> None:
             found = compared(vectors, queries, k, given.repeats, has_faiss)
             rows += [[n, k, kind, *row] for row in found]
             values[f"{n}:{k}:{kind}"] = found
-    vectors, queries = unit_rows(given.candidates, 2), unit_rows(256, 3)
-    memory = f"{growth(lambda: search(vectors, queries, 100)):.0f} MB beyond vectors and queries (256 queries, k = 100)"
+    mb = growth_alone(__file__, str(given.candidates))
+    memory = f"{mb:.0f} MB beyond vectors and queries (256 queries, k = 100)"
     dtype = scan.precision_of(torch.device(options.device)).dtype
     caption = f"{given.candidates:,} candidates, D = {WIDTH}, scan in {dtype}; {memory}"
     write("topk", "Exact search", [table(caption, columns, rows)], values=values)

@@ -5,7 +5,6 @@
 Random weights and photo-sized JPEGs; all take the batches of the same loader, decoded ahead in threads.
 """
 
-import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 from embedding import write_images
+from loss import SIX
 from measure import Times, arguments, in_turns, options, synchronize, table, write
 from open_clip import create_model
 from open_clip.loss import ClipLoss
@@ -23,7 +23,6 @@ from gcl import gradients
 from gcl.backbones import FAMILIES
 from gcl.config import Backbone, Full, Loss, Recipe
 from gcl.loader import Batch, Loader
-from gcl.losses import MODALITIES
 from gcl.optimize import Steps
 from gcl.ranks import Rank
 from gcl.records import Pair, write_pairs
@@ -31,7 +30,6 @@ from gcl.train import Paths
 from gcl.train_all import chosen_weights, make_task
 
 CL = {"image>text": 1.0, "text>image": 1.0}
-SIX = {f"{a}>{b}": 1.0 for a, b in itertools.permutations(MODALITIES, 2)}
 SIZE = (640, 480)
 
 

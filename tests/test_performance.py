@@ -24,6 +24,21 @@ def test_without_measurements_nothing_is_written(tmp_path):
     assert not (tmp_path / "out.md").exists()
 
 
+def test_a_folder_without_measurements_says_so(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "gcl.performance",
+        "--benchmarks",
+        str(tmp_path),
+        "--output",
+        str(tmp_path / "x y"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "holds no measurements (*.json)" in done.stderr
+
+
 def test_a_broken_measurement_is_named(tmp_path):
     (tmp_path / "topk.json").write_text('{"title": "x"}')
     with pytest.raises(ValueError, match=r"topk\.json"):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from gcl.devices import has_cuda
 from gcl.fusion import read_array, rows_of
 from gcl.items import write_benchmark
 from gcl.ranking import members_of, top_k
@@ -149,3 +150,10 @@ def test_rows_of_a_mapped_file_are_those_of_the_array(tmp_path, rng):
         file.truncate(400)
     with pytest.raises(ValueError, match="was cut"):
         rows_of(mapped, np.arange(50))
+
+
+@pytest.mark.skipif(has_cuda(), reason="needs a machine without a GPU")
+def test_cuda_without_a_gpu_is_refused_also_for_a_small_pool(ready):
+    prepared, embeddings, onnx, output = ready
+    with pytest.raises(ValueError, match="there is no CUDA device"):
+        retrieve(prepared, [embeddings], None, onnx, ["none"], 3, "cuda", None, output)

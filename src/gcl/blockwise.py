@@ -19,6 +19,7 @@ sends all tiles through the slower form that shifts every row by its own.
 The order of sums is that of Inf-CL (arXiv 2410.17243) and flash attention; the symmetry and the combination are ours.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -268,8 +269,7 @@ def add_shifted_gradient(vectors: Vectors, hidden: Hidden, log_weights: Tensor) 
 
 def constant_shift(n: int, temperature: float, dtype: torch.dtype) -> float:
     """Return what logits of unit vectors are reduced by so that sums of their exponentials don't overflow."""
-    room = float(torch.tensor(torch.finfo(dtype).max, dtype=torch.float64).log()) - 1
-    return max(0.0, 1 / temperature - room + float(torch.tensor(float(n)).log()))
+    return max(0.0, 1 / temperature + 1 + math.log(n) - math.log(torch.finfo(dtype).max))
 
 
 def sums_are_safe(sums: Tensor, pairs: set[tuple[int, int]], rows: slice, shift: float) -> bool:

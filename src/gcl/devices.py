@@ -13,6 +13,7 @@ from typing import IO
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
+NO_CUDA = "device: cuda was asked for, but there is no CUDA device; set `device: auto` or `device: cpu`"
 held: list[IO[str]] = []  # the lock on this process' GPU, until it ends
 
 

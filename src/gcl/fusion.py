@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from mmap import MADV_DONTNEED, mmap
+from mmap import mmap
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, NamedTuple
@@ -102,13 +102,6 @@ def read_outputs(folders: Sequence[Path], shared: Path | None = None) -> Outputs
 
     fused = read("image_text") if (folders[-1] / "image_text.npy").exists() else None
     return Outputs(read("image"), read("text"), fused)
-
-
-def release(array: Floats | Stacked | None) -> None:
-    """Let go of the pages of a mapped array that were read: they stay in the system's cache, not in this process."""
-    for part in array.parts if isinstance(array, Stacked) else [array]:
-        if isinstance(part, np.memmap) and isinstance(part.base, mmap):
-            part.base.madvise(MADV_DONTNEED)
 
 
 def unit(vectors: Floats) -> Floats:

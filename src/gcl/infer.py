@@ -203,9 +203,10 @@ def infer(
         raise ValueError(f"--shard {shard[0]} {shard[1]}: expected a number from 0 to {shard[1] - 1}, then how many")
 
     def embed(model: Path, folder: Path) -> dict[str, Any]:
-        if features is not None:
-            return infer_features(model, features, device, threads, folder)
-        return infer_items(model, prepared or Path(), device, threads, folder, Shard(*shard), flip, only_texts)
+        if prepared is not None:
+            return infer_items(model, prepared, device, threads, folder, Shard(*shard), flip, only_texts)
+        assert features is not None  # noqa: S101
+        return infer_features(model, features, device, threads, folder)
 
     work = output.with_name(f".{output.name}.unfinished")
     seeds = [] if (onnx / "export.json").exists() else sorted(onnx.glob("seed*"))

@@ -52,10 +52,16 @@ def write_performance(benchmarks: Path, output: Path) -> None:
 
 def main() -> None:
     """Run from the command line."""
+
+    def stage(benchmarks: Path, output: Path) -> None:
+        if not [*benchmarks.glob("*.json")]:
+            raise ValueError(f"{benchmarks} holds no measurements (*.json); `make bench` makes them")
+        write_performance(benchmarks, output)
+
     made = parser("performance", __doc__, "--benchmarks results/benchmarks --output results/tables/performance.md")
     made.add_argument("--benchmarks", required=True, type=Path, help="folder of measurements")
     made.add_argument("--output", required=True, type=Path, help="Markdown file to write")
-    run(made, write_performance)
+    run(made, stage)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,8 @@ class Ranker:
         self.known: dict[tuple[str, ...], Distinct] = {}
         self.kept: dict[tuple[str, ...], Floats] = {}
         self.kept_mode = ""
-        self.found: dict[
-            tuple[tuple[str, ...], str], dict[str, tuple[Floats, Ints]]
-        ] = {}  # by tables and mode, queries
+        # By tables and mode: of each table of distinct queries the best scores and items.
+        self.found: dict[tuple[tuple[str, ...], str], dict[str, tuple[Floats, Ints]]] = {}
 
     def distinct(self, names: tuple[str, ...]) -> Distinct:
         """Return the distinct items of tables."""

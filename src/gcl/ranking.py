@@ -24,6 +24,11 @@ class Query(NamedTuple):
     factors: NDArray[np.float64]  # (Q, 3) by the candidate's modality, above 0
     offsets: NDArray[np.float64]  # (Q, 3)
 
+    def scores(self, candidates: Floats, modalities: Ints | NDArray[np.int8]) -> Floats:
+        """Return (Q, C) float32 scores of (C, D) unit vectors of the given modalities (C,)."""
+        cosines = self.vectors.astype(np.float64) @ candidates.astype(np.float64).T
+        return (cosines * self.factors[:, modalities] + self.offsets[:, modalities]).astype(np.float32)
+
     def row(self, number: int) -> "Query":
         """Return one of them."""
         some = slice(number, number + 1)
@@ -99,11 +104,9 @@ def best_of_pool(queries: list[Query], pool: Pool, k: int) -> tuple[Floats, Ints
     state = [(np.empty((len(q.vectors), 0), np.float32), np.empty((len(q.vectors), 0), np.int64)) for q in queries]
     for start in range(0, pool.size, BLOCK):
         some = slice(start, min(start + BLOCK, pool.size))
-        block, modalities = pool.vectors(some).astype(np.float64), pool.modalities[some]
+        block, modalities = pool.vectors(some), pool.modalities[some]
         for number, query in enumerate(queries):
-            cosines = query.vectors.astype(np.float64) @ block.T
-            scores = (cosines * query.factors[:, modalities] + query.offsets[:, modalities]).astype(np.float32)
-            more, columns = top_k(scores, k)
+            more, columns = top_k(query.scores(block, modalities), k)
             state[number] = merged(*state[number], more, columns + start, k)
     return np.concatenate([s for s, _ in state]), np.concatenate([r for _, r in state])
 
@@ -165,7 +168,5 @@ def rank_list(query: Query, candidates: Floats, modalities: Ints, places: Ints, 
     Returns:
         Scores (k,), highest first, and places in the list (k,).
     """
-    cosines = query.vectors.astype(np.float64) @ candidates.astype(np.float64).T
-    scores = cosines * query.factors[:, modalities] + query.offsets[:, modalities]
-    best, columns = top_k(scores.astype(np.float32)[:, places], k)
+    best, columns = top_k(query.scores(candidates, modalities)[:, places], k)
     return best[0], columns[0]

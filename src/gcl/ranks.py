@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gcl.devices import NO_CUDA
+
 
 class Rank(NamedTuple):
     """This process among `world`."""
@@ -19,7 +21,7 @@ class Rank(NamedTuple):
 def choose_device(name: str) -> torch.device:
     """Turn auto, cuda or cpu into a device; cuda without a GPU is an error."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: cuda was asked for, but there is no CUDA device; set `device: auto` or `device: cpu`")
+        raise ValueError(NO_CUDA)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name, int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from gcl import calibrate
 from gcl.command import parser, run
-from gcl.devices import claim_gpu
+from gcl.devices import NO_CUDA, claim_gpu, has_cuda
 from gcl.encoder import read_export
 from gcl.files import atomic_path
-from gcl.fusion import FUSIONS, Outputs, read_outputs, release
+from gcl.fusion import FUSIONS, Outputs, read_outputs, rows_of
 from gcl.items import Task
 from gcl.prepared import PreparedBenchmark, read_benchmark
 from gcl.progress import progress
@@ -69,9 +69,8 @@ def check_rows(bench: PreparedBenchmark, outputs: Outputs, combinations: int, fo
                 f"{folder}/{name}.npy has {len(array)} rows, the benchmark {wanted}; delete it and run `infer` again"
             )
         for start in range(0, len(array), BLOCK):
-            if not np.isfinite(array[start : start + BLOCK]).all():
+            if not np.isfinite(rows_of(array, np.arange(start, min(start + BLOCK, len(array))))).all():
                 raise ValueError(f"{folder}/{name}.npy holds NaN or infinity; delete it and run `infer` again")
-            release(array)
         if array.shape[1] != outputs.image.shape[1]:
             raise ValueError(
                 f"{folder}: images are {outputs.image.shape[1]}-d and {name}s {array.shape[1]}-d; are they one model's?"
@@ -152,6 +151,8 @@ def retrieve(
     Raises:
         ValueError: embeddings of another benchmark, NaN in them, or no seed at all.
     """
+    if device == "cuda" and not has_cuda():  # also where no pool is large enough to be searched there
+        raise ValueError(NO_CUDA)
     if device != "cpu":
         claim_gpu()
     bench = read_benchmark(prepared, lists=True)

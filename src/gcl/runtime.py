@@ -4,7 +4,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from gcl.devices import has_cuda, resolve
+from gcl.devices import NO_CUDA, has_cuda, resolve
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
@@ -23,9 +23,7 @@ def open_session(path: Path, device: str, threads: int = 0, dtype: str = "float3
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     if device == "cuda":
         if not has_cuda():
-            raise ValueError(
-                "device: cuda was asked for, but there is no CUDA device; set `device: auto` or `device: cpu`"
-            )
+            raise ValueError(NO_CUDA)
         onnxruntime.preload_dlls()  # the libraries that pip installed are not on the loader's path
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[CUDA, CPU] if device == "cuda" else [CPU])

@@ -20,13 +20,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gcl.fusion import Floats
 from gcl.ranking import Pool, Query, kept, merged, top_k
 from gcl.records import Ints
 
-BLOCK = 16384  # candidates that are scanned at a time
+BLOCK = 16384  # candidates that are scanned at a time, a multiple of GROUP
 FEW = 4  # queries for which a CPU reads vectors as they are sooner than it rounds them
 GROUP = 32  # candidates of which the best is looked at first, at most
 MANY = 4  # times k: if a block has so many candidates for each query, all of it is scored exactly
@@ -125,11 +126,9 @@ class Part:
         self.pending.append((queries[alive].cpu().numpy(), rows[places], upper[alive].cpu().numpy()))
         return True
 
-    def search(self, vectors: Floats, rows: Ints, modality: int) -> None:
+    def search(self, vectors: Floats, rows: Ints, modalities: Ints | NDArray[np.int8]) -> None:
         """Score all of a block exactly."""
-        cosines = self.query.vectors.astype(np.float64) @ vectors.astype(np.float64).T
-        scores = cosines * self.query.factors[:, modality, None] + self.query.offsets[:, modality, None]
-        best, columns = top_k(scores.astype(np.float32), self.k)
+        best, columns = top_k(self.query.scores(vectors, modalities), self.k)
         self.keep(best, rows[columns])
 
     def keep(self, scores: Floats, rows: Ints) -> None:
@@ -213,9 +212,7 @@ def best_of_pool(
     """
     few = sum(len(query.vectors) for query in queries) < FEW and device.type == "cpu"
     precision = precision or (FP32 if few else precision_of(device))
-    memory = torch.empty(
-        -(-BLOCK // GROUP) * GROUP * max(len(q.vectors) for q in queries), dtype=precision.dtype, device=device
-    )
+    memory = torch.empty(BLOCK * max(len(q.vectors) for q in queries), dtype=precision.dtype, device=device)
     parts = [Part(query, min(k, pool.size), precision, memory) for query in queries]
     for start, vectors, block in blocks(pool, device, precision):
         modalities = pool.modalities[start : start + len(block)]
@@ -224,7 +221,7 @@ def best_of_pool(
             some = block if len(chosen) == len(block) else block[torch.from_numpy(chosen).to(device)]
             for part in parts:
                 if not part.scan(some, start + chosen, modality):
-                    part.search(vectors[chosen], start + chosen, modality)
+                    part.search(vectors[chosen], start + chosen, modalities[chosen])
                 if part.waiting() > PENDING // len(parts):
                     part.settle(pool)
     for part in parts:
