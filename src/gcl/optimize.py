@@ -4,12 +4,16 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adamw import adamw  # torch.optim.AdamW's arithmetic; the class itself imports torch.compile, a second
 
 from gcl.config import Recipe
 from gcl.schedule import learning_rate, weight_groups
 
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch's defaults
+
 Curve = list[dict[str, float]]
+Moments = tuple[Tensor, Tensor, Tensor]  # of one weight: gradient and its square, smoothed, and the number of steps
 
 
 class Steps:
@@ -18,17 +22,20 @@ class Steps:
     def __init__(self, parameters: Iterable[nn.Parameter], recipe: Recipe, per_epoch: int, name: str) -> None:
         """Take the weights; `per_epoch` steps make an epoch."""
         self.recipe, self.per_epoch, self.name = recipe, per_epoch, name
-        groups = weight_groups(parameters, recipe.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+        self.groups = weight_groups(parameters, recipe.weight_decay)
+        self.weights: list[nn.Parameter] = [weight for group in self.groups for weight in group["params"]]
+        self.moments: list[Moments] = [
+            (torch.zeros_like(w), torch.zeros_like(w), torch.zeros((), device=w.device)) for w in self.weights
+        ]
         self.total = min(recipe.epochs * per_epoch, recipe.max_steps or 10**9)
+        self.rate = 0.0
         self.curve: Curve = []
 
     def begin(self) -> None:
         """Set the learning rate of the next step and forget the last gradient."""
-        rate = learning_rate(len(self.curve), self.total, self.recipe)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad()
+        self.rate = learning_rate(len(self.curve), self.total, self.recipe)
+        for weight in self.weights:
+            weight.grad = None
 
     def end(self, loss: float, duplicates: int, **more: float) -> dict[str, float]:
         """Move the weights, add a line to the curve and return it.
@@ -41,8 +48,35 @@ class Steps:
             raise ValueError(
                 f"{self.name}: loss is {loss} at step {step}; lower learning_rate or raise the temperature"
             )
-        self.optimizer.step()
-        rate = self.optimizer.param_groups[0]["lr"]
-        line = {"step": step, "epoch": step // self.per_epoch, "loss": loss, "learning_rate": rate}
+        self.move()
+        line = {"step": step, "epoch": step // self.per_epoch, "loss": loss, "learning_rate": self.rate}
         self.curve.append(line | {"duplicates": duplicates} | more)
         return self.curve[-1]
+
+    def move(self) -> None:
+        """Do AdamW's step on every weight that has a gradient."""
+        moments = iter(self.moments)
+        for group in self.groups:
+            rows = [(w, w.grad, *kept) for w, kept in zip(group["params"], moments, strict=False) if w.grad is not None]
+            if not rows:
+                continue
+            weights, gradients, means, squares, steps = map(list, zip(*rows, strict=True))
+            with torch.no_grad():
+                adamw(
+                    *(weights, gradients, means, squares, [], steps),
+                    lr=self.rate,
+                    weight_decay=group["weight_decay"],
+                    beta1=BETAS[0],
+                    beta2=BETAS[1],
+                    eps=EPSILON,
+                    amsgrad=False,
+                    maximize=False,
+                    fused=True,
+                )
+
+    def restore(self, moments: list[Moments], curve: Curve) -> None:
+        """Go on after the steps of a curve."""
+        for own, saved in zip(self.moments, moments, strict=True):
+            for tensor, value in zip(own, saved, strict=True):
+                tensor.copy_(value)
+        self.curve.extend(curve)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LARGEST_SCALE = math.log(100)  # of the logits, as CLIP's
+FORMAT = 2  # of saved states
 
 
 def train_all(
@@ -156,7 +157,7 @@ def chosen_weights(model: nn.Module, recipe: Recipe, name: str) -> list[nn.Param
 def fingerprint(backbone: Backbone, recipe: Recipe, pairs: Path, seed: int) -> str:
     """Name a training by all that its result depends on, so that no other's state is taken up."""
     data = hashlib.sha256((pairs / "pairs.parquet").read_bytes()).hexdigest()
-    return hashlib.sha256(json.dumps([to_json(backbone), to_json(recipe), data, seed]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([to_json(backbone), to_json(recipe), data, seed, FORMAT]).encode()).hexdigest()
 
 
 class State:
@@ -173,7 +174,7 @@ class State:
         found = {
             "name": self.name,
             "model": model.state_dict(),
-            "optimizer": steps.optimizer.state_dict(),
+            "moments": steps.moments,
             "curve": steps.curve,
         }
         with atomic_path(self.path) as temporary:
@@ -192,8 +193,7 @@ class State:
             log.warning("%s is the state of another recipe or other data: starting anew", self.path)
             return
         model.load_state_dict(found["model"])
-        steps.optimizer.load_state_dict(found["optimizer"])
-        steps.curve.extend(found["curve"])
+        steps.restore(found["moments"], found["curve"])
         log.info("going on after step %d of %d", len(steps.curve), steps.total)
 
 
