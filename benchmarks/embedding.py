@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from gcl import images
 from gcl.backbones import FAMILIES
 from gcl.config import Backbone, Preprocess
-from gcl.encoder import BATCH, decoded, open_encoder
+from gcl.encoder import decoded, open_encoder
 from gcl.export import describe, export_graphs, settings
 from gcl.images import MARGIN, decode, load, to_array
 from gcl.infer import infer
@@ -33,6 +33,8 @@ from gcl.variants import make
 
 PICTURES = Path("data/openclipart/pictures.parquet")
 SIZES = ((640, 480), (1600, 1200))
+BARE = 256  # images that bare sessions embed
+FEW = 64  # images of a run that is mostly opening the model
 
 
 def write_images(folder: Path, n: int, size: tuple[int, int]) -> list[str]:
@@ -83,7 +85,8 @@ def rates(models: Path, model: torch.nn.Module, paths: list[str], folder: Path, 
     device, threads = options.device, torch.get_num_threads()
     encoders = {kind: open_encoder(models / kind, device, threads) for kind in ("fp32", small())}
     how = encoders["fp32"].preprocess
-    batches = [np.stack([load(path, how) for path in paths[at : at + BATCH]]) for at in range(0, 4 * BATCH, BATCH)]
+    batch, bare = encoders["fp32"].batch, paths[:BARE]
+    batches = [np.stack([load(path, how) for path in bare[at : at + batch]]) for at in range(0, len(bare), batch)]
 
     def torch_run() -> None:
         with torch.inference_mode():
@@ -107,10 +110,10 @@ def rates(models: Path, model: torch.nn.Module, paths: list[str], folder: Path, 
         infer(models / kind, folder / prepared, None, device, threads, False, False, (0, 1), output)
         shutil.rmtree(output)
 
-    few, all_of_them = len(batches) * BATCH, len(paths)
+    few, all_of_them = len(bare), len(paths)
     every = pa.chunked_array([paths])
     works: dict[str, tuple[Callable[[], object], int]] = {
-        "decode and preprocess alone": (lambda: deque(decoded(every, how, threads), 0), all_of_them),
+        "decode and preprocess alone": (lambda: deque(decoded(every, how, threads, batch), 0), all_of_them),
         "torch fp32, pixels to vectors": (torch_run, few),
     }
     for kind in encoders:
@@ -118,12 +121,12 @@ def rates(models: Path, model: torch.nn.Module, paths: list[str], folder: Path, 
         if device == "cuda":
             works[f"ONNX {kind}, the same by IO binding"] = (lambda k=kind: bound(k), few)
         works[f"ONNX {kind}, files to disk"] = (lambda k=kind: whole(k), all_of_them)
-        works[f"{kind} of one batch"] = (lambda k=kind: whole(k, "one_batch"), 1)
+        works[f"{kind} of a few"] = (lambda k=kind: whole(k, "a_few"), 1)
     found = in_turns({name: work for name, (work, _) in works.items()}, repeats)
     rates = {name: Times([s / works[name][1] for s in times.seconds]) for name, times in found.items()}
     for kind in encoders:  # what a long run has: without opening the model and reading what is to be done
-        one, whole_run = rates.pop(f"{kind} of one batch"), found[f"ONNX {kind}, files to disk"]
-        further = [(b - a) / (all_of_them - BATCH) for a, b in zip(one.seconds, whole_run.seconds, strict=True)]
+        one, whole_run = rates.pop(f"{kind} of a few"), found[f"ONNX {kind}, files to disk"]
+        further = [(b - a) / (all_of_them - FEW) for a, b in zip(one.seconds, whole_run.seconds, strict=True)]
         rates[f"ONNX {kind}, files to disk, each further image"] = Times(further)
     return rates
 
@@ -142,7 +145,7 @@ def decoding(folder: Path, n: int, how: Preprocess, repeats: int) -> list[list[s
 
         def read(margin: int, every: pa.ChunkedArray = every) -> None:
             images.MARGIN = margin
-            deque(decoded(every, how, torch.get_num_threads()), 0)
+            deque(decoded(every, how, torch.get_num_threads(), 16), 0)
 
         works = {name: functools.partial(read, margin) for name, margin in (("reduced", MARGIN), ("whole", 0))}
         times = in_turns(works, repeats)
@@ -166,7 +169,7 @@ def main() -> None:
         models, model = write_model(folder / "models", given.model)
         paths = write_images(folder / "images", given.images, SIZES[0])
         write_prepared(folder / "prepared", paths, 1)
-        write_prepared(folder / "one_batch", paths[:BATCH], 1)
+        write_prepared(folder / "a_few", paths[:FEW], 1)
         times = rates(models, model, paths, folder, given.repeats)
         rows = []
         for what, found in times.items():

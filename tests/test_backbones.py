@@ -33,6 +33,7 @@ from torch.nn.functional import normalize
 
 from gcl.backbones import FAMILIES
 from gcl.backbones.layouts import layout_of
+from gcl.backbones.vista_model import pooling
 from gcl.config import Backbone
 from gcl.texts import clip_tokenizer, to_ids
 
@@ -444,3 +445,10 @@ def test_a_row_of_vista_has_the_size_of_the_released_trunk(project, name, vision
     assert sum(p.numel() for p in model.vision.parameters()) / 1e6 == pytest.approx(vision, abs=0.01)
     assert model.fused_context(512) == 512 - image_tokens
     assert model.visual_proj.weight.shape[0] == model.visual_proj.weight.shape[1]
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), [(5, 5, 3), (7, 5, 2), (4, 4, 4), (2, 3, 5)])
+def test_pooling_as_a_product_is_adaptive_average_pooling(height, width, grid):
+    features = torch.randn(2, 6, height, width, dtype=torch.float64)
+    expected = torch.nn.functional.adaptive_avg_pool2d(features, grid).flatten(2)
+    torch.testing.assert_close(features.flatten(2) @ pooling(height, width, grid).double(), expected, atol=1e-7, rtol=0)

@@ -43,9 +43,9 @@ def model(request, tmp_path_factory, universe):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    """Batches of two and chunks of four, so that a dozen items make several."""
-    monkeypatch.setattr(encoder, "BATCH", 2)
-    monkeypatch.setattr(inferring, "BATCH", 2)
+    """Batches of one, joined in twos, and chunks of four, so that a dozen items make several."""
+    monkeypatch.setattr(encoder, "BATCHES", {"cpu": 1})
+    monkeypatch.setattr(inferring, "JOINED", 2)
     monkeypatch.setattr(inferring, "CHUNK", 4)
 
 

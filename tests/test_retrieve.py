@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from gcl.devices import has_cuda
 from gcl.fusion import read_array, rows_of
 from gcl.items import write_benchmark
-from gcl.ranking import members_of, top_k
+from gcl.ranking import NO_ROW, from_keys, kept, members_of, merged, to_keys, top_k
 from gcl.retrieve import retrieve
 from gcl.vectors import numbered
 
@@ -38,6 +38,44 @@ def test_top_k_refuses_nan_and_zero():
         top_k(np.array([[0.0, np.nan]], np.float32), 1)
     with pytest.raises(ValueError, match="k is 0"):
         top_k(np.zeros((1, 2), np.float32), 0)
+
+
+SCORES = st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, 0.5])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(SCORES, st.integers(0, NO_ROW - 1)), min_size=1, max_size=30))
+def test_keys_are_in_the_order_of_rankings_and_lose_nothing(found):
+    scores, rows = np.array([s for s, _ in found], np.float32), np.array([row for _, row in found], np.int64)
+    keys = to_keys(scores, rows)
+    again, same = from_keys(keys)
+    assert again.tolist() == scores.tolist()
+    assert same.tolist() == rows.tolist()
+    order = sorted(range(len(found)), key=lambda i: (-found[i][0], found[i][1]))
+    assert np.sort(keys).tolist() == keys[order].tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from([-1.0, 0.0, 0.5, 2.0])), max_size=30),
+    st.integers(1, 6),
+    st.randoms(use_true_random=False),
+)
+def test_the_best_are_kept_in_one_go_and_in_two(found, k, random):
+    found.sort(key=lambda pair: pair[0])
+    rows = random.sample(range(100), len(found))
+    queries, scores = np.array([q for q, _ in found], np.int64), np.array([s for _, s in found], np.float32)
+    expected = [
+        sorted(((-s, row) for (q, s), row in zip(found, rows, strict=True) if q == number))[:k] for number in range(4)
+    ]
+    whole = kept(queries, scores, np.array(rows, np.int64), 4, k)
+    first = np.array([row % 2 == 0 for row in rows], bool)
+    halves = [kept(queries[h], scores[h], np.array(rows, np.int64)[h], 4, k) for h in (first, ~first)]
+    for best, chosen in (whole, merged(*halves[0], *halves[1], k)):
+        for number, pairs in enumerate(expected):
+            lacking = k - len(pairs)
+            assert best[number].tolist() == [-s for s, _ in pairs] + [-np.inf] * lacking
+            assert chosen[number].tolist() == [row for _, row in pairs] + [NO_ROW] * lacking
 
 
 @settings(max_examples=200, deadline=None)

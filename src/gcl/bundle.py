@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from gcl.command import parser, run
-from gcl.encoder import read_export
+from gcl.exported import read_export
 from gcl.files import atomic_path, sha256_file
 from gcl.graphs import IR_VERSION, OUTPUT
 from gcl.runtime import open_session

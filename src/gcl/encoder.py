@@ -1,6 +1,5 @@
 """An exported model, and what it makes of images, of texts, and of both together; by onnxruntime alone."""
 
-import json
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,33 +12,18 @@ import onnxruntime
 import pyarrow as pa
 
 from gcl.config import Preprocess
+from gcl.devices import resolve
+from gcl.exported import About, read_export
 from gcl.fusion import Floats
 from gcl.images import load
 from gcl.records import Ints
 from gcl.runtime import open_session
-from gcl.strict import made_by, mapping, parse
+from gcl.strict import made_by, parse
 from gcl.texts import clean, pad_of, read_tokenizer
 
-BATCH = 64
+BATCHES = {"cpu": 16, "cuda": 64}  # items at a time; on a CPU more are slower, the second-level cache overflows
 PREFETCH = 4  # batches decoded ahead
 ROWS = 1024  # of heads' inputs at a time
-
-
-class About(dict[str, Any]):
-    """What export.json says; a key that it lacks is a ValueError."""
-
-    def __missing__(self, key: str) -> Any:
-        """Say what is missing."""
-        raise ValueError(f"export.json says nothing of '{key}'; run `export` again")
-
-
-def read_export(onnx: Path) -> About:
-    """Read export.json."""
-    try:
-        about = json.loads((onnx / "export.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{onnx} is no exported model: {error}; run `export`") from error
-    return About(mapping(about, str(onnx / "export.json")))
 
 
 def run_batches(session: onnxruntime.InferenceSession, rows: np.ndarray) -> np.ndarray:
@@ -65,6 +49,7 @@ class Encoder(NamedTuple):
     clean: str
     fused_context: int  # text tokens beside an image
     threads: int
+    batch: int
 
 
 def open_encoder(onnx: Path, device: str, threads: int) -> Encoder:
@@ -86,22 +71,23 @@ def open_graphs(onnx: Path, about: About, device: str, threads: int) -> Encoder:
     preprocess = parse(Preprocess, about["preprocess"], str(onnx / "export.json"))
     tokenizer = read_tokenizer(onnx / "tokenizer.json")
     texts = (tokenizer, about["clean"], about.get("fused_context", about["context"]))
-    return Encoder(session("image"), session("text"), session("image_text"), preprocess, *texts, threads)
+    batch = BATCHES[resolve(device)]
+    return Encoder(session("image"), session("text"), session("image_text"), preprocess, *texts, threads, batch)
 
 
-def decoded(locations: pa.ChunkedArray, how: Preprocess, threads: int) -> Iterator[np.ndarray]:
-    """Yield batches of pixels (B, 3, S, S), decoded ahead of use in threads."""
+def decoded(locations: pa.ChunkedArray, how: Preprocess, threads: int, batch: int) -> Iterator[np.ndarray]:
+    """Yield pixels (B, 3, S, S) of at most `batch` images at a time, decoded ahead of use in threads."""
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        starts = iter(range(0, len(locations), BATCH))
+        starts = iter(range(0, len(locations), batch))
 
         def submitted(start: int) -> list[Future[np.ndarray]]:
-            return [pool.submit(load, name, how) for name in locations[start : start + BATCH].to_pylist()]
+            return [pool.submit(load, name, how) for name in locations[start : start + batch].to_pylist()]
 
         ahead = deque(map(submitted, islice(starts, PREFETCH)))
         while ahead:
-            batch = ahead.popleft()
+            first = ahead.popleft()
             ahead.extend(map(submitted, islice(starts, 1)))
-            yield np.stack([future.result() for future in batch])
+            yield np.stack([future.result() for future in first])
 
 
 def tokenize(model: Encoder, texts: list[str]) -> list[list[int]]:
@@ -127,10 +113,10 @@ def shortened(row: list[int], limit: int) -> list[int]:
     return row if len(row) <= limit else [*row[: limit - 1], row[-1]]
 
 
-def by_length(rows: list[list[int]]) -> Iterator[list[int]]:
-    """Yield batches of places of rows of like length."""
+def by_length(rows: list[list[int]], batch: int) -> Iterator[list[int]]:
+    """Yield places of rows of like length, at most `batch` at a time."""
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
-    yield from (order[start : start + BATCH] for start in range(0, len(order), BATCH))
+    yield from (order[start : start + batch] for start in range(0, len(order), batch))
 
 
 def encode_texts(model: Encoder, texts: list[str]) -> Floats:
@@ -138,7 +124,7 @@ def encode_texts(model: Encoder, texts: list[str]) -> Floats:
     rows = tokenize(model, texts)
     length, pad = model.tokenizer.padding["length"], pad_of(model.tokenizer)
     found = np.empty((len(rows), width_of(model.text)), np.float32)
-    for chosen in by_length(rows):
+    for chosen in by_length(rows, model.batch):
         found[chosen] = model.text.run(None, {"ids": padded([rows[i] for i in chosen], pad, length)})[0]
     return found
 
@@ -148,7 +134,7 @@ def encode_fused(model: Encoder, tokens: np.ndarray, places: Ints, texts: list[s
     rows = [shortened(row, model.fused_context) for row in tokenize(model, texts)]
     pad = pad_of(model.tokenizer)
     found = np.empty((len(rows), width_of(model.fused)), np.float32)
-    for chosen in by_length(rows):
+    for chosen in by_length(rows, model.batch):
         given = {"image_tokens": tokens[places[chosen]], "ids": padded([rows[i] for i in chosen], pad, None)}
         found[chosen] = model.fused.run(None, given)[0]  # type: ignore[union-attr]
     return found

@@ -21,7 +21,8 @@ from gcl.checkpoints import read_about, read_start
 from gcl.command import parser, run
 from gcl.config import Backbone
 from gcl.devices import claim_gpu
-from gcl.encoder import read_export, run_batches
+from gcl.encoder import run_batches
+from gcl.exported import read_export
 from gcl.files import atomic_path, sha256_file
 from gcl.fusion import Outputs, read_outputs
 from gcl.graphs import export_module, head_graph

@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,16 +23,15 @@ import pyarrow as pa
 from gcl.command import digest, parser, run
 from gcl.devices import claim_gpu
 from gcl.encoder import (
-    BATCH,
     Encoder,
     decoded,
     encode_fused,
     encode_texts,
     open_encoder,
-    read_export,
     run_batches,
     width_of,
 )
+from gcl.exported import read_export
 from gcl.files import locked
 from gcl.fusion import read_array
 from gcl.growing import Growing, publish
@@ -39,7 +39,8 @@ from gcl.progress import progress
 from gcl.records import Ints, fused_keys, own_counts, read_parquet
 from gcl.runtime import open_session
 
-CHUNK = 1024  # rows, a multiple of BATCH, after which what is done is kept
+CHUNK = 1024  # rows, a multiple of JOINED, after which what is done is kept
+JOINED = 128  # images, a multiple of a batch, whose texts are sorted by length together; their tokens are held
 
 
 class Shard(NamedTuple):
@@ -90,24 +91,29 @@ def embed_images(model: Encoder, work: Work, grown: Growing, name: str) -> None:
 
     The image graph runs once per image; its tokens go to every text that the image is joined with.
     """
-    mirrored, locations = name == "image_flipped", work.locations
+    mirrored, locations, batch = name == "image_flipped", work.locations, model.batch
     start = grown.done(name)
-    stream = decoded(locations[start:], model.preprocess, model.threads or 2)
+    stream = decoded(locations[start:], model.preprocess, model.threads or 2, batch)
     what = "embed mirrored images" if mirrored else "embed images"
-    batches = iter(progress(stream, f"{what} (batches of {BATCH})", "batch", -(-(len(locations) - start) // BATCH)))
+    batches = iter(progress(stream, f"{what} (batches of {batch})", "batch", -(-(len(locations) - start) // batch)))
     for first, stop in chunks_of(start, len(locations)):
         features, fused = [], []
-        for at in range(first, stop, BATCH):
-            pixels = next(batches)
-            given = np.ascontiguousarray(pixels[..., ::-1]) if mirrored else pixels
-            found, *tokens = model.image.run(None, {"pixels": given})
-            features.append(found)
+        for at in range(first, stop, JOINED):
+            given = islice(batches, -(-(min(at + JOINED, stop) - at) // batch))
+            found = [model.image.run(None, {"pixels": pixels_of(pixels, mirrored)}) for pixels in given]
+            features += [outputs[0] for outputs in found]
             if model.fused is not None and not mirrored:
-                keys = work.keys[slice(*np.searchsorted(work.keys[:, 0], [at, at + BATCH]))]
+                keys = work.keys[slice(*np.searchsorted(work.keys[:, 0], [at, at + JOINED]))]
                 texts = work.all_texts.take(pa.array(keys[:, 1])).to_pylist()
-                fused.append(encode_fused(model, tokens[0], keys[:, 0] - at, texts))
+                tokens = np.concatenate([outputs[1] for outputs in found])
+                fused.append(encode_fused(model, tokens, keys[:, 0] - at, texts))
         blocks = {name: np.concatenate(features)[: max(0, work.own_images - first)]}
         grown.append(name, stop, blocks | ({"image_text": np.concatenate(fused)} if fused else {}))
+
+
+def pixels_of(images: np.ndarray, mirrored: bool) -> np.ndarray:
+    """Return (B, 3, S, S) pixels as they are, or mirrored."""
+    return np.ascontiguousarray(images[..., ::-1]) if mirrored else images
 
 
 def embed_texts(model: Encoder, work: Work, grown: Growing) -> None:

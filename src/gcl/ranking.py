@@ -14,7 +14,7 @@ from gcl.fusion import Floats
 from gcl.records import Ints
 
 BLOCK = 4096  # candidates that are scored at a time
-NO_ROW = np.iinfo(np.int64).max
+NO_ROW = 2**32 - 1  # of what a query lacks; above every row
 
 
 class Query(NamedTuple):
@@ -66,27 +66,41 @@ def top_k(scores: Floats, k: int) -> tuple[Floats, Ints]:
     return kept(queries, scores[queries, columns], columns, len(scores), k)
 
 
-def kept(queries: Ints, scores: Floats, rows: Ints, n: int, k: int) -> tuple[Floats, Ints]:
-    """Return the k best of each of n queries, (n, k), from any number of (query, score, row), ties to the lower row.
+def to_keys(scores: Floats, rows: Ints) -> Ints:
+    """Return whole numbers in whose order the best come first, ties to the lower row: sorted without a permutation.
 
-    What a query lacks is -inf and NO_ROW.
+    The bits of a float32, those below its sign turned where it is negative, are a whole number in the same order.
     """
-    order = np.lexsort((rows, -scores, queries))
-    queries = queries[order]
-    starts = np.searchsorted(queries, np.arange(n))
-    place = np.arange(len(queries)) - starts[queries]
-    chosen = np.flatnonzero(place < k)
-    best, found = np.full((n, k), -np.inf, np.float32), np.full((n, k), NO_ROW)
-    best[queries[chosen], place[chosen]] = scores[order[chosen]]
-    found[queries[chosen], place[chosen]] = rows[order[chosen]]
-    return best, found
+    bits = (scores + np.float32(0)).view(np.int32)  # no zero is negative
+    ascending = bits ^ (bits >> 31 & 0x7FFFFFFF)
+    return (~ascending).astype(np.int64) << 32 | rows
+
+
+def from_keys(keys: Ints) -> tuple[Floats, Ints]:
+    """Return the scores and rows that keys were made of."""
+    ascending = ~(keys >> 32).astype(np.int32)
+    return (ascending ^ (ascending >> 31 & 0x7FFFFFFF)).view(np.float32), keys & NO_ROW
+
+
+def kept(queries: Ints, scores: Floats, rows: Ints, n: int, k: int) -> tuple[Floats, Ints]:
+    """Return the k best of each of n queries, (n, k), from any number of (query, score, row) sorted by query.
+
+    Ties go to the lower row. What a query lacks is -inf and NO_ROW.
+    """
+    keys = to_keys(scores, rows)
+    best = np.tile(to_keys(np.full(1, -np.inf, np.float32), np.array([NO_ROW])), (n, k))
+    starts = np.searchsorted(queries, np.arange(n + 1))
+    for own, start, stop in zip(best, starts, starts[1:], strict=False):
+        found = np.sort(keys[start:stop])[:k]
+        own[: len(found)] = found
+    return from_keys(best)
 
 
 def merged(best: Floats, rows: Ints, more: Floats, more_rows: Ints, k: int) -> tuple[Floats, Ints]:
     """Merge two rankings of disjoint candidates, (Q, a) and (Q, b)."""
-    scores, found = np.concatenate([best, more], 1), np.concatenate([rows, more_rows], 1)
-    order = np.lexsort((found, -scores))[:, :k]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)
+    keys = np.concatenate([to_keys(best, rows), to_keys(more, more_rows)], 1)
+    keys.sort(axis=1)
+    return from_keys(keys[:, :k])
 
 
 def best_of_pool(queries: list[Query], pool: Pool, k: int) -> tuple[Floats, Ints]:

@@ -7,6 +7,7 @@ Out: a run as Parquet: seed, task, pool, calibration, query_id, candidate_id, ra
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from gcl import calibrate
 from gcl.command import parser, run
 from gcl.devices import NO_CUDA, claim_gpu, has_cuda
-from gcl.encoder import read_export
+from gcl.exported import read_export
 from gcl.files import atomic_path
 from gcl.fusion import FUSIONS, Outputs, read_outputs, rows_of
 from gcl.items import Task
@@ -28,6 +29,13 @@ from gcl.strict import made_by
 from gcl.vectors import Source
 
 BLOCK = 16384  # rows that are checked at a time
+# What repeats is stored as a dictionary; scores don't. Nothing reads statistics, half the time of writing.
+STORED: dict[str, Any] = {
+    "compression": "zstd",
+    "write_statistics": False,
+    "use_dictionary": ["seed", "task", "pool", "calibration", "query_id", "candidate_id", "rank"],
+    "use_byte_stream_split": ["score"],
+}
 
 
 def run_table(task: Task, pool: str, mode: str, seed: int, ranked: Ranked, bench: PreparedBenchmark) -> pa.Table:
@@ -167,7 +175,7 @@ def retrieve(
         writer = None
         for folders, model in models:
             for table in rank_seed(bench, prepared, folders, shared, model, calibrations, depth, device):
-                writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
+                writer = writer or pq.ParquetWriter(temporary, table.schema, **STORED)
                 writer.write_table(table, row_group_size=max(1, len(table)))  # one group per ranking, as `score` reads
                 if trec is not None:
                     write_trec(table, trec, output.stem)

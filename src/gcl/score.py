@@ -122,10 +122,10 @@ def decided_by_tie(ranking: Ranking, relevant: dict[str, dict[str, int]], querie
     for query, candidates, scores in zip(queries, ranking.candidates, ranking.scores, strict=True):
         if len(scores) <= cutoff or scores[cutoff - 1] != scores[cutoff]:
             continue
-        good, edge = relevant.get(query, {}), scores[cutoff]
-        above = [c for c, s in zip(candidates, scores, strict=True) if s > edge]
-        tied = [c in good for c, s in zip(candidates, scores, strict=True) if s == edge]
-        count += any(tied) and not all(tied) and not any(c in good for c in above)
+        good = relevant.get(query, {})
+        first, after = (int(np.searchsorted(-scores, -scores[cutoff], side)) for side in ("left", "right"))
+        tied = [c in good for c in candidates[first:after]]
+        count += any(tied) and not all(tied) and not any(c in good for c in candidates[:first])
     return count
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 
 from gcl.command import parser, run
-from gcl.encoder import read_export
+from gcl.exported import read_export
 from gcl.files import atomic_path, sha256_file
 from gcl.fusion import read_outputs
 from gcl.prepared import read_benchmark

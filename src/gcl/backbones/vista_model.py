@@ -5,8 +5,20 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, normalize
+from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoModel
+
+
+def pooling(height: int, width: int, grid: int) -> Tensor:
+    """Return (height * width, grid * grid) weights of adaptive average pooling: as a product it exports to one node."""
+    sides = []
+    for size in (height, width):
+        cells = torch.arange(size)[:, None]
+        first = torch.arange(grid) * size // grid
+        last = -(torch.arange(1, grid + 1) * -size // grid)
+        inside = (cells >= first) & (cells < last)
+        sides.append(inside / inside.sum(0))
+    return torch.kron(*sides)
 
 
 class Vista(nn.Module):
@@ -67,8 +79,10 @@ class Vista(nn.Module):
         """Return (B, P, W) projected, un-normalised tokens of (B, 3, S, S) pixels."""
         features = self.vision.forward_features(pixels)
         if features.ndim == 4:  # a convolutional trunk's map (B, F, h, w)
-            pooled = adaptive_avg_pool2d(features, self.grid) if self.grid else features
-            tokens = pooled.flatten(2).transpose(1, 2)
+            cells = features.flatten(2)
+            if self.grid:
+                cells = cells @ pooling(features.shape[2], features.shape[3], self.grid).to(cells)
+            tokens = cells.transpose(1, 2)
         else:
             tokens = features[:, 1:]  # without the trunk's own class token
         projected: Tensor = self.visual_proj(tokens)
