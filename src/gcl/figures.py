@@ -60,7 +60,8 @@ def gap(units: dict[str, Floats]) -> float:
 
 def save(folder: Path, name: str, header: list[str], rows: list[list[Any]]) -> None:
     """Write the current figure and its numbers."""
-    pyplot().savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    # pyplot's own savefig draws once more for the screen.
+    pyplot().gcf().savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
     pyplot().close()
     with (folder / f"{name}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -179,7 +179,7 @@ class _ClosedForm(torch.autograd.Function):
         hidden = Hidden(asked.masked, grid, vectors.device)
         shift = constant_shift(n, t, vectors.dtype)
         tiles: Iterable[tuple[Tile, Blocks]] = exponentials(source, hidden, shift)
-        if is_mixed and len(grid.parts) == 1:  # the only tile serves both steps
+        if len(grid.parts) == 1 and (is_mixed or len(unordered) == 1):  # the only tile serves both steps
             tiles = list(tiles)
         sums = log_sums(tiles, n, vectors.device, shift)
         is_safe = sums_are_safe(sums, pairs, asked.rows, shift)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from gcl.bootstrap import TAILS, resample_counts
 from gcl.config import Config, experiment_of
@@ -60,19 +61,22 @@ def read_result(folder: Path, backbone: str, recipe: str, measure_of: Mapping[st
     """Read queries.parquet of one recipe: of each task the measure that is named for it."""
     measures = sorted(set(measure_of.values()))
     table = read_parquet(folder / "queries.parquet", ["seed", "task", "pool", "calibration", *measures])
-    columns = {name: np.array(table[name].to_pylist()) for name in ("seed", "task", "pool", "calibration")}
+    columns = {name: dictionary_of(table[name]) for name in ("seed", "task", "pool", "calibration")}
     numbers = {measure: table[measure].to_numpy() for measure in measures}
-    seeds = sorted(set(columns["seed"].tolist()))
+    seeds = sorted(columns["seed"].dictionary.to_pylist())
     blocks: dict[Key, list[np.ndarray]] = {}
-    edges = [
-        0,
-        *(1 + np.flatnonzero(np.any([c[1:] != c[:-1] for c in columns.values()], axis=0))).tolist(),
-        table.num_rows,
-    ]
-    for start, stop in pairwise(edges):
-        key = Key(*(str(columns[n][start]) for n in ("task", "pool", "calibration")))
+    codes = np.stack([column.indices.to_numpy() for column in columns.values()])
+    changes = 1 + np.flatnonzero((codes[:, 1:] != codes[:, :-1]).any(0))
+    for start, stop in pairwise([0, *changes.tolist(), table.num_rows]):
+        key = Key(*(columns[n][start].as_py() for n in ("task", "pool", "calibration")))
         blocks.setdefault(key, []).append(numbers[measure_of[key.task]][start:stop])
     return Result(backbone, recipe, seeds, {key: np.stack(rows) for key, rows in blocks.items()})
+
+
+def dictionary_of(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Return a column as its distinct values and which of them each row has."""
+    array = column.unify_dictionaries().combine_chunks()
+    return array if isinstance(array, pa.DictionaryArray) else array.dictionary_encode()
 
 
 def averages(tasks: list[Task], pool: str) -> dict[str, dict[str, float]]:
