@@ -1,7 +1,9 @@
 """What every stage's command line has in common: parsing, errors without traceback, the manifest."""
 
 import argparse
+import atexit
 import errno
+import gc
 import hashlib
 import importlib.metadata
 import os
@@ -10,7 +12,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,9 @@ def parser(stage: str, about: str | None, example: str) -> argparse.ArgumentPars
 
 def run(made: argparse.ArgumentParser, stage: Callable[..., dict[str, Any] | None]) -> None:
     """Call a stage with its parsed arguments; a ValueError is one clear message and exit code 1."""
+    # Looking for garbage takes a fifth of a process that imports torch; at its end nothing needs to be found.
+    gc.set_threshold(100_000)
+    atexit.register(gc.freeze)
     arguments = vars(made.parse_args())
     manifest = arguments.pop("manifest")
     log_to_stderr()
@@ -78,8 +83,17 @@ def digest(path: Path) -> str:
     """Hash a file, or a folder by the sorted names and hashes of its files."""
     if path.is_file():
         return sha256_file(path)
-    lines = [f"{p.relative_to(path)} {sha256_file(p)}\n" for p in sorted(path.rglob("*")) if p.is_file()]
+    lines = [f"{p.relative_to(path)} {sha256_file(p)}\n" for p in sorted(identifying(path))]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def identifying(folder: Path) -> Iterator[Path]:
+    """Yield the files by which a folder is known: of a fetched data set, which may be large, the list of its hashes."""
+    if (folder / "fetched.json").exists():
+        yield folder / "fetched.json"
+        return
+    for path in folder.iterdir():
+        yield from identifying(path) if path.is_dir() else [path]
 
 
 def git_state() -> dict[str, Any]:

@@ -33,7 +33,7 @@ from gcl.encoder import (
 )
 from gcl.exported import read_export
 from gcl.files import locked
-from gcl.fusion import read_array
+from gcl.fusion import Floats, read_array
 from gcl.growing import Growing, publish
 from gcl.progress import progress
 from gcl.records import Ints, fused_keys, own_counts, read_parquet
@@ -86,34 +86,34 @@ def chunks_of(start: int, stop: int) -> Iterator[tuple[int, int]]:
     yield from ((at, min(at + CHUNK, stop)) for at in range(start, stop, CHUNK))
 
 
-def embed_images(model: Encoder, work: Work, grown: Growing, name: str) -> None:
-    """Embed images, and each with the texts it is joined with; or mirrored images alone.
+def embed_images(model: Encoder, work: Work, grown: Growing) -> None:
+    """Embed images, each also with the texts it is joined with, and mirrored if that is asked for.
 
-    The image graph runs once per image; its tokens go to every text that the image is joined with.
+    An image is decoded once, and its tokens go to every text that it is joined with.
     """
-    mirrored, locations, batch = name == "image_flipped", work.locations, model.batch
-    start = grown.done(name)
-    stream = decoded(locations[start:], model.preprocess, model.threads or 2, batch)
-    what = "embed mirrored images" if mirrored else "embed images"
-    batches = iter(progress(stream, f"{what} (batches of {batch})", "batch", -(-(len(locations) - start) // batch)))
-    for first, stop in chunks_of(start, len(locations)):
-        features, fused = [], []
+    flip, batch = "image_flipped" in grown.shapes, model.batch
+    start, end = grown.done("image"), len(work.locations)
+    stream = decoded(work.locations[start:], model.preprocess, model.threads or 2, batch)
+    batches = iter(progress(stream, f"embed images (batches of {batch})", "batch", -(-(end - start) // batch)))
+    for first, stop in chunks_of(start, end):
+        blocks: dict[str, list[Floats]] = {}
         for at in range(first, stop, JOINED):
-            given = islice(batches, -(-(min(at + JOINED, stop) - at) // batch))
-            found = [model.image.run(None, {"pixels": pixels_of(pixels, mirrored)}) for pixels in given]
-            features += [outputs[0] for outputs in found]
-            if model.fused is not None and not mirrored:
+            tokens = []
+            for pixels in islice(batches, -(-(min(at + JOINED, stop) - at) // batch)):
+                features, *more = model.image.run(None, {"pixels": pixels})
+                blocks.setdefault("image", []).append(features)
+                tokens += more
+                if flip:
+                    mirrored = np.ascontiguousarray(pixels[..., ::-1])
+                    blocks.setdefault("image_flipped", []).append(model.image.run(None, {"pixels": mirrored})[0])
+            if model.fused is not None:
                 keys = work.keys[slice(*np.searchsorted(work.keys[:, 0], [at, at + JOINED]))]
                 texts = work.all_texts.take(pa.array(keys[:, 1])).to_pylist()
-                tokens = np.concatenate([outputs[1] for outputs in found])
-                fused.append(encode_fused(model, tokens, keys[:, 0] - at, texts))
-        blocks = {name: np.concatenate(features)[: max(0, work.own_images - first)]}
-        grown.append(name, stop, blocks | ({"image_text": np.concatenate(fused)} if fused else {}))
-
-
-def pixels_of(images: np.ndarray, mirrored: bool) -> np.ndarray:
-    """Return (B, 3, S, S) pixels as they are, or mirrored."""
-    return np.ascontiguousarray(images[..., ::-1]) if mirrored else images
+                fused = encode_fused(model, np.concatenate(tokens), keys[:, 0] - at, texts)
+                blocks.setdefault("image_text", []).append(fused)
+        own = slice(max(0, work.own_images - first))
+        whole = {name: np.concatenate(found) for name, found in blocks.items()}
+        grown.append("image", stop, {name: x if name == "image_text" else x[own] for name, x in whole.items()})
 
 
 def embed_texts(model: Encoder, work: Work, grown: Growing) -> None:
@@ -150,11 +150,11 @@ def infer_items(
             shapes["image_text"] = (len(work.keys), width_of(model.fused))
     if flip:
         shapes["image_flipped"] = shapes["image"]
-    key = key_of(digest(onnx), digest(prepared), model.image.get_providers(), threads, shard, CHUNK, sorted(shapes))
+    sizes = (threads, shard, CHUNK, JOINED, model.batch)
+    key = key_of(digest(onnx), digest(prepared), model.image.get_providers(), *sizes, sorted(shapes))
     grown = Growing(folder, key, shapes)
-    for name in ("image", "image_flipped"):
-        if name in shapes:
-            embed_images(model, work, grown, name)
+    if not only_texts:
+        embed_images(model, work, grown)
     embed_texts(model, work, grown)
     grown.check()
     about = read_export(onnx)

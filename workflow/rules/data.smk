@@ -13,6 +13,7 @@ rule fetch:
         manifest=f"{R}/manifests/fetch/{{dataset}}.json",
     conda:
         ENVIRONMENT
+    priority: 1  # all else waits for them
     resources:
         mem_mb=2000,
         runtime=2880,
@@ -35,6 +36,7 @@ rule prepare_pairs:
         manifest=f"{R}/manifests/prepare/{CONFIG.pairs}.json",
     conda:
         ENVIRONMENT
+    priority: 1
     resources:
         mem_mb=8000,
         runtime=720,
