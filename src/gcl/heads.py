@@ -22,7 +22,7 @@ class Dropout(nn.Module):
         """Return x itself outside training."""
         if not self.training or not self.share:
             return x
-        return x * (torch.rand_like(x) >= self.share).to(x.dtype).mul_(1 / (1 - self.share))
+        return x * torch.rand_like(x).ge_(self.share).mul_(1 / (1 - self.share))
 
 
 class Head(nn.Module):

@@ -11,9 +11,9 @@ rule fetch:
     log:
         err=f"{R}/logs/fetch/{{dataset}}.log",
         manifest=f"{R}/manifests/fetch/{{dataset}}.json",
+    priority: 1  # all else waits for them
     conda:
         ENVIRONMENT
-    priority: 1  # all else waits for them
     resources:
         mem_mb=2000,
         runtime=2880,
@@ -34,9 +34,9 @@ rule prepare_pairs:
     log:
         err=f"{R}/logs/prepare/{CONFIG.pairs}.log",
         manifest=f"{R}/manifests/prepare/{CONFIG.pairs}.json",
+    priority: 1
     conda:
         ENVIRONMENT
-    priority: 1
     resources:
         mem_mb=8000,
         runtime=720,
