@@ -8,12 +8,15 @@ from gcl import calibrate
 from gcl.fusion import fuse, unit
 
 
-def test_mismatched_scale_is_that_of_the_whole_matrix(rng):
-    q, c = unit_rows(rng, 9, 5), unit_rows(rng, 9, 5)
-    scores = (q.astype(np.float64) @ c.T.astype(np.float64))[~np.eye(9, dtype=bool)]
-    found = calibrate.mismatched_scale(q, c)
-    assert found.mean == pytest.approx(scores.mean(), abs=1e-12)
-    assert found.deviation == pytest.approx(scores.std(), abs=1e-12)
+def test_mismatched_scales_are_those_of_the_whole_matrices(rng):
+    matched = {modality: unit_rows(rng, 9, 5) for modality in calibrate.MODALITIES}
+    found = calibrate.mismatched_scales(matched)
+    assert len(found) == 9
+    for q, query in matched.items():
+        for c, candidate in matched.items():
+            scores = (query.astype(np.float64) @ candidate.T.astype(np.float64))[~np.eye(9, dtype=bool)]
+            assert found[f"{q}>{c}"].mean == pytest.approx(scores.mean(), abs=1e-12)
+            assert found[f"{q}>{c}"].deviation == pytest.approx(scores.std(), abs=1e-12)
 
 
 def test_center_removes_the_gap_between_the_modalities(rng):

@@ -5,7 +5,8 @@ zscore     standardises a score by the mean and deviation it has over mismatched
            same query and candidate modality
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,18 +59,26 @@ def vectors(
     return fuse(image, text, "sum_raw")
 
 
-def mismatched_scale(queries: Floats, candidates: Floats) -> Scale:
-    """Mean and deviation of q_j . c_k over all j != k, in float64 without the N x N matrix.
+def mismatched_scales(matched: Mapping[str, Floats]) -> dict[str, Scale]:
+    """Mean and deviation of q_j . c_k over all j != k, by "query's>candidate's" modality, without N x N matrices.
 
-    The sum over all pairs of q_j . c_k is (sum q) . (sum c), that of its square is <Q'Q, C'C>; the
+    The sum over all pairs of q_j . c_k is (sum q) . (sum c), that of its square is <Q'Q, C'C>, both in float64; the
     matched pairs are taken off.
+
+    Args:
+        matched: (N, D) unit vectors by modality, row j of each from the same pair.
     """
-    q, c = queries.astype(np.float64), candidates.astype(np.float64)
-    matched = (q * c).sum(1)
-    n = len(q) * (len(q) - 1)
-    mean = (q.sum(0) @ c.sum(0) - matched.sum()) / n
-    square = (((q.T @ q) * (c.T @ c)).sum() - (matched**2).sum()) / n
-    return Scale(float(mean), float(np.sqrt(square - mean**2)))
+    exact = {m: x.astype(np.float64) for m, x in matched.items()}
+    sums, squares = {m: x.sum(0) for m, x in exact.items()}, {m: x.T @ x for m, x in exact.items()}
+    scales = {}
+    for query, candidate in itertools.combinations_with_replacement(exact, 2):
+        own = (exact[query] * exact[candidate]).sum(1)
+        n = len(own) * (len(own) - 1)
+        mean = (sums[query] @ sums[candidate] - own.sum()) / n
+        square = ((squares[query] * squares[candidate]).sum() - (own**2).sum()) / n
+        scale = Scale(float(mean), float(np.sqrt(square - mean**2)))
+        scales |= {f"{query}>{candidate}": scale, f"{candidate}>{query}": scale}
+    return scales
 
 
 def fit(image: Floats, text: Floats, fusion: str, fused: Floats | None = None) -> Calibration:
@@ -84,9 +93,7 @@ def fit(image: Floats, text: Floats, fusion: str, fused: Floats | None = None) -
             "text": vectors(None, text, mode, fusion, stats),
             "image_text": vectors(image, text, mode, fusion, stats, fused),
         }
-        stats.scales[mode] = {
-            f"{q}>{c}": mismatched_scale(by_modality[q], by_modality[c]) for q in MODALITIES for c in MODALITIES
-        }
+        stats.scales[mode] = mismatched_scales(by_modality)
     return stats
 
 
