@@ -70,7 +70,7 @@ def mismatched_scales(matched: Mapping[str, Floats]) -> dict[str, Scale]:
     """
     exact = {m: x.astype(np.float64) for m, x in matched.items()}
     sums, squares = {m: x.sum(0) for m, x in exact.items()}, {m: x.T @ x for m, x in exact.items()}
-    scales = {}
+    scales: dict[str, Scale] = {}
     for query, candidate in itertools.combinations_with_replacement(exact, 2):
         own = (exact[query] * exact[candidate]).sum(1)
         n = len(own) * (len(own) - 1)
