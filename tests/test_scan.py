@@ -42,6 +42,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(scan, "GROUP", 4)
     monkeypatch.setattr(scan, "PENDING", 20)
     monkeypatch.setattr(scan, "PAIRS", 5)
+    monkeypatch.setattr(scan, "PIECE", 3)
     monkeypatch.setattr(ranking, "BLOCK", 7)
 
 
@@ -89,9 +90,22 @@ def test_the_bound_holds(rng, name, width):
     x = torch.from_numpy(vectors)
     found = (x.to(precision.dtype) @ x.to(precision.dtype).T).double()
     error = (found - x.double() @ x.double().T).abs()
-    allowed = precision.error(width) + precision.result * found.abs()
+    allowed = precision.error(x)[:, None] + precision.result * found.abs()
     assert (error <= allowed).all()
     assert error.max() > 0
+
+
+@pytest.mark.parametrize("name", sorted(PRECISIONS))
+@pytest.mark.parametrize("lowest", [-0.5, 2.0**-20, 0.3])
+def test_the_largest_of_a_group_is_right_where_it_reaches_the_cut(name, lowest):
+    found = torch.randn(200, 4, 3, generator=torch.Generator().manual_seed(0)).to(PRECISIONS[name].dtype)
+    found[0] = -torch.inf  # what fills up the last group
+    found[1], found[2] = 0.0, -0.0
+    cut = torch.tensor([lowest, 0.4, 1.0]).to(found.dtype)
+    expected = found.amax(1)
+    reaching = expected >= cut
+    assert ((scan.largest(found, cut) >= cut) == reaching).all()
+    assert 0 < reaching.sum() < reaching.numel()
 
 
 def test_few_candidates_are_scored_exactly(rng, monkeypatch):
