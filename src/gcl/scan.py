@@ -28,7 +28,7 @@ from gcl.fusion import Floats
 from gcl.ranking import NO_ROW, Pool, Query, kept, merged, top_k
 from gcl.records import Ints
 
-BLOCK = 16384  # candidates that are scanned at a time, a multiple of GROUP
+BLOCK = 32768  # candidates that are scanned at a time, a multiple of GROUP
 FEW = 4  # queries for which a CPU reads vectors as they are sooner than it rounds them
 GROUP = 32  # candidates of which the best is looked at first, at most
 MANY = 4  # times k: if a block has so many candidates for each query, all of it is scored exactly
