@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from gcl.cli import OTHERS, STAGES
+from gcl.command import digest
 
 
 def gcl(*arguments):
@@ -39,3 +40,22 @@ def test_a_bad_argument_is_a_message_not_a_traceback(tmp_path):
     assert done.returncode == 2
     assert "Recipe: epochs:" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_fetched_data_set_is_known_by_the_list_of_its_files(tmp_path):
+    """Its images may be terabytes, which a manifest must not read."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/fetched.json").write_text('{"files": {}}')
+    (tmp_path / "set/image").write_bytes(b"1")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/set").symlink_to(tmp_path / "set")
+    (tmp_path / "data/loop").symlink_to(tmp_path / "data")
+    (tmp_path / "data/note").write_text("x")
+    before = digest(tmp_path / "data")
+    (tmp_path / "set/image").write_bytes(b"2")
+    assert digest(tmp_path / "data") == before
+    (tmp_path / "set/fetched.json").write_text('{"files": {"image": 2}}')
+    assert digest(tmp_path / "data") != before
+    before = digest(tmp_path / "data")
+    (tmp_path / "data/note").write_text("y")
+    assert digest(tmp_path / "data") != before

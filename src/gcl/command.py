@@ -93,7 +93,10 @@ def identifying(folder: Path) -> Iterator[Path]:
         yield folder / "fetched.json"
         return
     for path in folder.iterdir():
-        yield from identifying(path) if path.is_dir() else [path]
+        if path.is_file():
+            yield path
+        elif path.is_dir() and (not path.is_symlink() or (path / "fetched.json").exists()):
+            yield from identifying(path)
 
 
 def git_state() -> dict[str, Any]:

@@ -146,10 +146,10 @@ def infer_items(
     shapes = {"text": (work.texts[1] - work.texts[0], width_of(model.text))}
     if not only_texts:
         shapes["image"] = (work.own_images, width_of(model.image))
+        if flip:
+            shapes["image_flipped"] = shapes["image"]
         if model.fused is not None:
             shapes["image_text"] = (len(work.keys), width_of(model.fused))
-    if flip:
-        shapes["image_flipped"] = shapes["image"]
     sizes = (threads, shard, CHUNK, JOINED, model.batch)
     key = key_of(digest(onnx), digest(prepared), model.image.get_providers(), *sizes, sorted(shapes))
     grown = Growing(folder, key, shapes)

@@ -7,7 +7,7 @@ import onnxruntime
 from gcl.devices import NO_CUDA, has_cuda, resolve
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-SLOWER = ["SkipLayerNormFusion"]  # on a CPU: the fused kernel takes ten times as long as LayerNormalization and Add
+SLOWER = ["SkipLayerNormFusion"]  # on a CPU: the fused kernel takes several times as long as its parts
 
 
 def open_session(path: Path, device: str, threads: int = 0, dtype: str = "float32") -> onnxruntime.InferenceSession:

@@ -7,6 +7,7 @@ Out: scores.csv, one line per seed, task, pool, calibration and measure, with a 
 
 import csv
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,8 +70,9 @@ def ranking_of(table: pa.Table, path: Path, queries: dict[str, list[str]]) -> Ra
     starts = np.flatnonzero(table["rank"].to_numpy() == 1)
     if strings(table["query_id"])[starts].tolist() != queries[first["task"]]:
         raise ValueError(f"{path} ranks other queries than the benchmark has ({first}); run `retrieve` again")
-    found, scores = (np.split(c, starts[1:]) for c in (strings(table["candidate_id"]), table["score"].to_numpy()))
-    return Ranking(**first, candidates=[row.tolist() for row in found], scores=scores)
+    names, scores = strings(table["candidate_id"]).tolist(), table["score"].to_numpy()
+    parts = [slice(*edges) for edges in pairwise([*starts.tolist(), len(names)])]
+    return Ranking(**first, candidates=[names[part] for part in parts], scores=[scores[part] for part in parts])
 
 
 def strings(column: pa.ChunkedArray) -> np.ndarray:
@@ -91,11 +93,8 @@ def per_query(ranking: Ranking, evaluator: Any, queries: list[str], measures: li
     APmin@k is CIRCO's mAP@k: a perfect ranking of R relevant candidates has min(R, k) of them in the top k, so
     that AP@k, which divides by R, is scaled by R / min(R, k).
     """
-    deepest = max(map(cutoff_of, measures))
-    given = {
-        query: {c: -float(rank) for rank, c in enumerate(row[:deepest])}
-        for query, row in zip(queries, ranking.candidates, strict=True)
-    }
+    places = [-float(rank) for rank in range(max(map(cutoff_of, measures)))]
+    given = {q: dict(zip(row, places, strict=False)) for q, row in zip(queries, ranking.candidates, strict=True)}
     row_of = {query: i for i, query in enumerate(queries)}
     columns: dict[str, list[int]] = {}
     for i, measure in enumerate(measures):
