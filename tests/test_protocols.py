@@ -12,7 +12,7 @@ from conftest import SAME
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gcl import retrieve as retrieving
+from gcl import ranking
 from gcl.items import Contents, Excluded, Item, Listed, Qrel, Task, write_benchmark
 from gcl.retrieve import retrieve
 from gcl.score import score
@@ -72,7 +72,7 @@ def test_recall_is_uniir_s_and_runs_load_elsewhere(seed, n_queries, n_candidates
     contents = Contents({"query": texts(asked), "pool": texts(names)}, [task], qrels)
     measures = ["Success@1", "Success@5", "R@5", "nDCG@10"]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieving, "BLOCK", block)
+        patch.setattr(ranking, "BLOCK", block)
         found = run(Path(folder), contents, queries, candidates, measures)["scores"]
         trec = list(ir_measures.read_trec_run(str(next(Path(folder).glob("trec/*.trec")))))
     for k in (1, 5):  # UniIR: 1 if any of the first k is relevant

@@ -41,3 +41,12 @@ def test_a_broken_parquet_is_named_with_its_size(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"x\.parquet \({len(content)} bytes\) as Parquet"):
         read_parquet(path)
+
+
+def test_what_does_not_exist_is_not_called_broken(tmp_path):
+    with pytest.raises(ValueError, match="nowhere does not exist; run `prepare`"):
+        read_benchmark(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"lacks a file \(.*task.json\); run `prepare`"):
+        read_benchmark(tmp_path)
+    with pytest.raises(ValueError, match=r"run.parquet does not exist; is the path right"):
+        read_parquet(tmp_path / "run.parquet")

@@ -20,7 +20,7 @@ def rows_of(array: Any, rows: NDArray[np.int64]) -> Floats:
     A scattered row of a mapping may bring megabytes of its file into the process.
 
     Raises:
-        ValueError: the file was cut since it was mapped.
+        ValueError: the file was cut since it was mapped, or holds NaN or infinity.
     """
     is_mapped = isinstance(array, np.memmap) and isinstance(array.base, mmap) and array.flags.c_contiguous
     if not is_mapped or not len(rows):
@@ -37,6 +37,8 @@ def rows_of(array: Any, rows: NDArray[np.int64]) -> Floats:
             offset = array.offset + start * array.strides[0]
             if os.preadv(file.fileno(), [target[place : place + length]], offset) != length:
                 raise ValueError(f"{array.filename} was cut while it was read; delete it and run `infer` again")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{array.filename} holds NaN or infinity; delete it and run `infer` again")
     return found
 
 

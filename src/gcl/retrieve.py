@@ -18,7 +18,7 @@ from gcl.command import parser, run
 from gcl.devices import NO_CUDA, claim_gpu, has_cuda
 from gcl.exported import read_export
 from gcl.files import atomic_path
-from gcl.fusion import FUSIONS, Outputs, read_outputs, rows_of
+from gcl.fusion import FUSIONS, Outputs, read_outputs
 from gcl.items import Task
 from gcl.prepared import PreparedBenchmark, read_benchmark
 from gcl.progress import progress
@@ -28,7 +28,6 @@ from gcl.registry import lookup
 from gcl.strict import made_by
 from gcl.vectors import Source
 
-BLOCK = 16384  # rows that are checked at a time
 # What repeats is stored as a dictionary; scores don't. Nothing reads statistics, half the time of writing.
 STORED: dict[str, Any] = {
     "compression": "zstd",
@@ -76,9 +75,6 @@ def check_rows(bench: PreparedBenchmark, outputs: Outputs, combinations: int, fo
             raise ValueError(
                 f"{folder}/{name}.npy has {len(array)} rows, the benchmark {wanted}; delete it and run `infer` again"
             )
-        for start in range(0, len(array), BLOCK):
-            if not np.isfinite(rows_of(array, np.arange(start, min(start + BLOCK, len(array))))).all():
-                raise ValueError(f"{folder}/{name}.npy holds NaN or infinity; delete it and run `infer` again")
         if array.shape[1] != outputs.image.shape[1]:
             raise ValueError(
                 f"{folder}: images are {outputs.image.shape[1]}-d and {name}s {array.shape[1]}-d; are they one model's?"

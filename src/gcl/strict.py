@@ -38,6 +38,9 @@ def made_by(stage: str, path: Path) -> Iterator[None]:
     """Turn whatever goes wrong while a file of ours is read into a message that says which stage makes it anew."""
     try:
         yield
+    except FileNotFoundError as error:
+        lacking = f"{path} lacks a file ({error.filename or error})" if path.exists() else f"{path} does not exist"
+        raise ValueError(f"{lacking}; run `{stage}`") from error
     except BROKEN as error:
         raise ValueError(f"{path} is broken ({error!r}); delete it and run `{stage}` again") from error
 

@@ -13,6 +13,7 @@ from gcl.prepared import Table
 from gcl.records import Ints, split_codes, to_codes
 
 NOTHING = -1
+PIECE = 2048  # items at a time: what is made on the way is then in memory that is used again, most of it in a cache
 Several = dict[int, tuple[tuple[int, ...], tuple[float, ...]]]
 
 
@@ -91,23 +92,28 @@ def pooled(outputs: Floats, weights: tuple[float, ...]) -> Floats:
 
 def unit_vectors(items: Distinct, rows: slice | Ints, source: Source, mode: str, stats: Any) -> Floats:
     """Return (rows, D) unit vectors of some of the distinct items, calibrated by `mode`."""
-    outputs = source.outputs
     rows = np.arange(*rows.indices(len(items.images))) if isinstance(rows, slice) else rows
-    found = np.empty((len(rows), outputs.text.shape[1]), np.float32)
-    modalities = items.modalities[rows]
+    found = np.empty((len(rows), source.outputs.text.shape[1]), np.float32)
+    for start in range(0, len(rows), PIECE):
+        fill(found[start : start + PIECE], items, rows[start : start + PIECE], source, mode, stats)
+    return found
+
+
+def fill(found: Floats, items: Distinct, rows: Ints, source: Source, mode: str, stats: Any) -> None:
+    """Write the unit vectors of some distinct items to (rows, D)."""
+    outputs, modalities = source.outputs, items.modalities[rows]
     for number, modality in enumerate(MODALITIES):
         places = np.flatnonzero(modalities == number)
         if not len(places):
             continue
-        chosen = rows[places]
+        chosen, target = rows[places], slice(None) if len(places) == len(rows) else places
         if modality == "image_text" and outputs.fused is not None:
             fused = fused_outputs(items, chosen, outputs.fused, source.keys)
-            found[places] = calibrate.vectors(None, None, mode, source.fusion, stats, fused)
+            found[target] = calibrate.vectors(None, None, mode, source.fusion, stats, fused)
             continue
         image = None if modality == "text" else image_outputs(items, chosen, outputs.image)
         text = None if modality == "image" else rows_of(outputs.text, items.texts[chosen])
-        found[places] = calibrate.vectors(image, text, mode, source.fusion, stats)
-    return found
+        found[target] = calibrate.vectors(image, text, mode, source.fusion, stats)
 
 
 def image_outputs(items: Distinct, chosen: Ints, outputs: Floats | Stacked) -> Floats:
