@@ -40,7 +40,8 @@ def test_top_k_refuses_nan_and_zero():
         top_k(np.zeros((1, 2), np.float32), 0)
 
 
-SCORES = st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, 0.5])
+# A test of training before it in the same process makes numbers near zero zero, for good.
+SCORES = st.floats(width=32, allow_nan=False, allow_subnormal=False) | st.sampled_from([0.0, -0.0, 0.5])
 
 
 @settings(max_examples=300, deadline=None)
