@@ -136,7 +136,7 @@ def small() -> str:
     return "fp16" if options.device == "cuda" else "int8"
 
 
-def decoding(folder: Path, n: int, how: Preprocess, repeats: int) -> list[list[str]]:
+def decoding(folder: Path, n: int, how: Preprocess, batch: int, repeats: int) -> list[list[str]]:
     """Compare decoding at a reduced size with decoding at the whole size, for small and large JPEGs."""
     rows = []
     for size in SIZES:
@@ -145,7 +145,7 @@ def decoding(folder: Path, n: int, how: Preprocess, repeats: int) -> list[list[s
 
         def read(margin: int, every: pa.ChunkedArray = every) -> None:
             images.MARGIN = margin
-            deque(decoded(every, how, torch.get_num_threads(), 16), 0)
+            deque(decoded(every, how, torch.get_num_threads(), batch), 0)
 
         works = {name: functools.partial(read, margin) for name, margin in (("reduced", MARGIN), ("whole", 0))}
         times = in_turns(works, repeats)
@@ -177,8 +177,8 @@ def main() -> None:
             values[what] = found.seconds
             peer = times["torch fp32, pixels to vectors"]
             rows.append([what, f"{1 / found.median:.1f}", bare.over(found), peer.over(found)])
-        how = open_encoder(models / "fp32", "cpu", 1).preprocess
-        reading = decoding(folder, 192, how, given.repeats)
+        opened = open_encoder(models / "fp32", "cpu", 1)
+        reading = decoding(folder, 192, opened.preprocess, opened.batch, given.repeats)
     caption = (
         f"{given.model}, random weights; {given.images} JPEGs of {SIZES[0][0]} x {SIZES[0][1]} pixels. 'files to disk'"
         " counts opening and hashing the model"

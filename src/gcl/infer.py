@@ -91,26 +91,24 @@ def embed_images(model: Encoder, work: Work, grown: Growing) -> None:
 
     An image is decoded once, and its tokens go to every text that it is joined with.
     """
-    flip, batch = "image_flipped" in grown.shapes, model.batch
-    start, end = grown.done("image"), len(work.locations)
+    start, end, batch = grown.done("image"), len(work.locations), model.batch
     stream = decoded(work.locations[start:], model.preprocess, model.threads or 2, batch)
     batches = iter(progress(stream, f"embed images (batches of {batch})", "batch", -(-(end - start) // batch)))
     for first, stop in chunks_of(start, end):
-        blocks: dict[str, list[Floats]] = {}
+        blocks: dict[str, list[Floats]] = {name: [] for name in grown.shapes if name != "text"}
         for at in range(first, stop, JOINED):
             tokens = []
-            for pixels in islice(batches, -(-(min(at + JOINED, stop) - at) // batch)):
+            for pixels in islice(batches, JOINED // batch):  # fewer at the end
                 features, *more = model.image.run(None, {"pixels": pixels})
-                blocks.setdefault("image", []).append(features)
+                blocks["image"].append(features)
                 tokens += more
-                if flip:
+                if "image_flipped" in blocks:
                     mirrored = np.ascontiguousarray(pixels[..., ::-1])
-                    blocks.setdefault("image_flipped", []).append(model.image.run(None, {"pixels": mirrored})[0])
+                    blocks["image_flipped"].append(model.image.run(None, {"pixels": mirrored})[0])
             if model.fused is not None:
                 keys = work.keys[slice(*np.searchsorted(work.keys[:, 0], [at, at + JOINED]))]
                 texts = work.all_texts.take(pa.array(keys[:, 1])).to_pylist()
-                fused = encode_fused(model, np.concatenate(tokens), keys[:, 0] - at, texts)
-                blocks.setdefault("image_text", []).append(fused)
+                blocks["image_text"].append(encode_fused(model, np.concatenate(tokens), keys[:, 0] - at, texts))
         own = slice(max(0, work.own_images - first))
         whole = {name: np.concatenate(found) for name, found in blocks.items()}
         grown.append("image", stop, {name: x if name == "image_text" else x[own] for name, x in whole.items()})

@@ -23,10 +23,11 @@ class Steps:
         """Take the weights; `per_epoch` steps make an epoch."""
         self.recipe, self.per_epoch, self.name = recipe, per_epoch, name
         self.groups = weight_groups(parameters, recipe.weight_decay)
-        self.weights: list[nn.Parameter] = [weight for group in self.groups for weight in group["params"]]
-        self.moments: list[Moments] = [
-            (torch.zeros_like(w), torch.zeros_like(w), torch.zeros((), device=w.device)) for w in self.weights
-        ]
+        self.moments: dict[nn.Parameter, Moments] = {
+            w: (torch.zeros_like(w), torch.zeros_like(w), torch.zeros((), device=w.device))
+            for group in self.groups
+            for w in group["params"]
+        }
         self.total = min(recipe.epochs * per_epoch, recipe.max_steps or 10**9)
         self.rate = 0.0
         self.curve: Curve = []
@@ -34,7 +35,7 @@ class Steps:
     def begin(self) -> None:
         """Set the learning rate of the next step and forget the last gradient."""
         self.rate = learning_rate(len(self.curve), self.total, self.recipe)
-        for weight in self.weights:
+        for weight in self.moments:
             weight.grad = None
 
     def end(self, loss: float, duplicates: int, **more: float) -> dict[str, float]:
@@ -55,9 +56,8 @@ class Steps:
 
     def move(self) -> None:
         """Do AdamW's step on every weight that has a gradient."""
-        moments = iter(self.moments)
         for group in self.groups:
-            rows = [(w, w.grad, *kept) for w, kept in zip(group["params"], moments, strict=False) if w.grad is not None]
+            rows = [(w, w.grad, *self.moments[w]) for w in group["params"] if w.grad is not None]
             if not rows:
                 continue
             weights, gradients, means, squares, steps = map(list, zip(*rows, strict=True))
@@ -75,8 +75,8 @@ class Steps:
                 )
 
     def restore(self, moments: list[Moments], curve: Curve) -> None:
-        """Go on after the steps of a curve."""
-        for own, saved in zip(self.moments, moments, strict=True):
+        """Go on after the steps of a curve, with the moments of all weights in their order."""
+        for own, saved in zip(self.moments.values(), moments, strict=True):
             for tensor, value in zip(own, saved, strict=True):
                 tensor.copy_(value)
         self.curve.extend(curve)

@@ -103,8 +103,8 @@ def read_parquet(path: Path, columns: list[str] | None = None, dictionary: list[
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist; is the path right, and has what makes it been run?") from error
     except (OSError, pa.ArrowException) as error:
-        size = path.stat().st_size
-        raise ValueError(f"can't read {path} ({size} bytes) as Parquet: {error}; delete it and run again") from error
+        size = f"{path.stat().st_size} bytes" if path.exists() else "missing"
+        raise ValueError(f"can't read {path} ({size}) as Parquet: {error}; delete it and run again") from error
 
 
 class PreparedPairs(NamedTuple):

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gcl.fusion import Floats
-from gcl.ranking import NO_ROW, Pool, Query, kept, merged, top_k
-from gcl.records import Ints
+from gcl.ranking import Pool, Query, kept, merged, top_k
+from gcl.records import Ints, split_codes, to_codes
 
 BLOCK = 32768  # candidates that are scanned at a time, a multiple of GROUP
 FEW = 4  # queries for which a CPU reads vectors as they are sooner than it rounds them
@@ -167,8 +167,7 @@ class Part:
             self.take()
         queries, rows, upper = (np.concatenate(parts) for parts in zip(*self.pending, strict=True))
         alive = upper >= self.least.cpu().numpy()[queries]
-        pairs = np.sort(queries[alive] << 32 | rows[alive])
-        queries, rows = pairs >> 32, pairs & NO_ROW
+        queries, rows = split_codes(np.sort(to_codes(queries[alive], rows[alive]))).T
         scores = exact_scores(self.query, queries, rows, pool)
         self.pending = []
         self.keep(*kept(queries, scores, rows, len(self.least), self.k))

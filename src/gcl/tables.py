@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from gcl.bootstrap import TAILS, resample_counts
 from gcl.config import Config, experiment_of
@@ -61,7 +60,9 @@ def read_result(folder: Path, backbone: str, recipe: str, measure_of: Mapping[st
     """Read queries.parquet of one recipe: of each task the measure that is named for it."""
     measures = sorted(set(measure_of.values()))
     table = read_parquet(folder / "queries.parquet", ["seed", "task", "pool", "calibration", *measures])
-    columns = {name: dictionary_of(table[name]) for name in ("seed", "task", "pool", "calibration")}
+    columns = {
+        name: table[name].dictionary_encode().combine_chunks() for name in ("seed", "task", "pool", "calibration")
+    }
     numbers = {measure: table[measure].to_numpy() for measure in measures}
     seeds = sorted(columns["seed"].dictionary.to_pylist())
     blocks: dict[Key, list[np.ndarray]] = {}
@@ -71,12 +72,6 @@ def read_result(folder: Path, backbone: str, recipe: str, measure_of: Mapping[st
         key = Key(*(columns[n][start].as_py() for n in ("task", "pool", "calibration")))
         blocks.setdefault(key, []).append(numbers[measure_of[key.task]][start:stop])
     return Result(backbone, recipe, seeds, {key: np.stack(rows) for key, rows in blocks.items()})
-
-
-def dictionary_of(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    """Return a column as its distinct values and which of them each row has."""
-    array = column.unify_dictionaries().combine_chunks()
-    return array if isinstance(array, pa.DictionaryArray) else array.dictionary_encode()
 
 
 def averages(tasks: list[Task], pool: str) -> dict[str, dict[str, float]]:

@@ -174,7 +174,7 @@ class State:
         found = {
             "name": self.name,
             "model": model.state_dict(),
-            "moments": steps.moments,
+            "moments": [*steps.moments.values()],
             "curve": steps.curve,
         }
         with atomic_path(self.path) as temporary:
