@@ -196,3 +196,11 @@ def test_cuda_without_a_gpu_is_refused_also_for_a_small_pool(ready):
     prepared, embeddings, onnx, output = ready
     with pytest.raises(ValueError, match="there is no CUDA device"):
         retrieve(prepared, [embeddings], None, onnx, ["none"], 3, "cuda", None, output)
+
+
+@pytest.mark.parametrize("depth", [0, 2**15])
+def test_a_depth_that_ranks_can_not_hold_is_refused(ready, depth):
+    prepared, embeddings, onnx, output = ready
+    with pytest.raises(ValueError, match=f"--depth {depth}: expected 1 to 32767"):
+        retrieve(prepared, [embeddings], None, onnx, ["none"], depth, "cpu", None, output)
+    assert not output.exists()

@@ -155,6 +155,8 @@ def retrieve(
     Raises:
         ValueError: embeddings of another benchmark, NaN in them, or no seed at all.
     """
+    if not 1 <= depth < 2**15:  # ranks have 16 bits
+        raise ValueError(f"--depth {depth}: expected 1 to {2**15 - 1}")
     if device == "cuda" and not has_cuda():  # also where no pool is large enough to be searched there
         raise ValueError(NO_CUDA)
     if device != "cpu":
