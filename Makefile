@@ -18,8 +18,8 @@ test: setup check
 	pytest -n 2 --dist loadfile
 
 check: setup
-	ruff check src tests benchmarks
-	ruff format --check src tests benchmarks
+	ruff check src tests benchmarks scripts
+	ruff format --check src tests benchmarks scripts
 	snakefmt --check Snakefile workflow
 	mypy
 	snakemake --cores 1 -n --quiet all > /dev/null
@@ -62,12 +62,12 @@ BENCHMARKS := machine loss topk embedding training startup growth retrieval_memo
 bench: setup
 	python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	for name in $(BENCHMARKS); do python benchmarks/$$name.py; done
-	python -m gcl.performance --benchmarks results/benchmarks --output results/tables/performance.md
+	python -m gcl.report.performance --benchmarks results/benchmarks --output results/tables/performance.md
 
 # The same tables of a GPU, to results/benchmarks/*_cuda.json.
 bench-gpu: setup
 	for name in machine loss topk embedding training; do python benchmarks/$$name.py --device cuda; done
-	python -m gcl.performance --benchmarks results/benchmarks --output results/tables/performance.md
+	python -m gcl.report.performance --benchmarks results/benchmarks --output results/tables/performance.md
 
 clean:
 	rm -rf results/* .snakemake

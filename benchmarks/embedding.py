@@ -16,20 +16,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from measure import Times, arguments, in_turns, options, table, write
 from open_clip import create_model
 from PIL import Image
 from safetensors.torch import save_file
 
-from gcl import images
-from gcl.backbones import FAMILIES
-from gcl.config import Backbone, Preprocess
-from gcl.encoder import decoded, open_encoder
-from gcl.export import describe, export_graphs, settings
-from gcl.images import MARGIN, decode, load, to_array
-from gcl.infer import infer
-from gcl.items import Contents, Item, Qrel, Task, write_benchmark
-from gcl.variants import make
+from gcl.config.backbones import Backbone, Preprocess
+from gcl.data import images
+from gcl.data.images import MARGIN, decode, load, to_array
+from gcl.data.items import Contents, Item, Qrel, Task, write_benchmark
+from gcl.export.export import describe, export_graphs, settings
+from gcl.infer.encoder import decoded, open_encoder
+from gcl.infer.infer import infer
+from gcl.models import FAMILIES
+from gcl.score.variants import make
+from measure import Times, arguments, in_turns, options, table, write
 
 PICTURES = Path("data/openclipart/pictures.parquet")
 SIZES = ((640, 480), (1600, 1200))

@@ -12,16 +12,16 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import torch
+
 from embedding import write_images, write_model, write_prepared
+from gcl.infer.infer import infer
+from gcl.losses.gcl import gcl_loss
+from gcl.retrieve.retrieve import retrieve
+from gcl.score.score import score
 from loss import SIX, batch, mix_of
 from measure import Times, arguments, in_turns, options, table, write
 from retrieval_memory import write_pool
 from topk import search, unit_rows
-
-from gcl.infer import infer
-from gcl.losses import gcl_loss
-from gcl.retrieve import retrieve
-from gcl.score import score
 
 mpl.use("svg")
 import matplotlib.pyplot as plt

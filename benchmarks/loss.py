@@ -11,12 +11,14 @@ import itertools
 import json
 
 import torch
-from measure import arguments, growth, growth_alone, in_turns, options, table, write
 from open_clip.loss import ClipLoss
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gcl.losses import MODALITIES, OWN_COLUMNS, gcl_loss
+from gcl.common.arrays import MODALITIES
+from gcl.losses.denominators import OWN_COLUMNS
+from gcl.losses.gcl import gcl_loss
+from measure import arguments, growth, growth_alone, in_turns, options, table, write
 
 WIDTH = 512
 SIX = {f"{a}>{b}": 1.0 for a, b in itertools.permutations(MODALITIES, 2)}

@@ -4,6 +4,7 @@ python benchmarks/machine.py
 """
 
 import torch
+
 from measure import arguments, in_turns, table, write
 
 COPY = 2**28  # numbers of 4 bytes

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measure import table, write
 
-from gcl.growing import Growing
-from gcl.items import Contents, Item, Qrel, Task, write_benchmark
+from gcl.data.items import Contents, Item, Qrel, Task, write_benchmark
+from gcl.infer.resumable import Growing
+from measure import table, write
 
 WIDTH, QUERIES, BLOCK = 512, 256, 100_000
 

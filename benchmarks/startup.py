@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gcl.cli import commands
 from measure import Times, arguments, in_turns, table, write
-
-from gcl.cli import OTHERS, STAGES
 
 DRY = {
     "snakemake -n, demo": ["snakemake", "-n", "--quiet", "all"],
@@ -32,8 +31,8 @@ def quiet(command: list[str], folder: Path = Path()) -> None:
 
 def helps(repeats: int) -> list[list[str]]:
     """Time `gcl <command> --help`."""
-    commands = {name: [sys.executable, "-m", "gcl.cli", name, "--help"] for name in (*STAGES, *OTHERS)}
-    times = in_turns({name: lambda c=command: quiet(c) for name, command in commands.items()}, repeats)
+    lines = {name: [sys.executable, "-m", "gcl.cli", name, "--help"] for name in commands()}
+    times = in_turns({name: lambda c=line: quiet(c) for name, line in lines.items()}, repeats)
     slowest = sorted(times, key=lambda name: -times[name].median)
     return [[f"gcl {name} --help", times[name].shown()] for name in slowest]
 
@@ -48,7 +47,7 @@ def demo(folder: Path) -> tuple[float, Times, list[list[Any]]]:
     stages: dict[str, list[float]] = {}
     for path in (folder / "results/manifests").rglob("*.json"):
         found = json.loads(path.read_text())
-        stages.setdefault(found["command"].split(".")[-1], []).append(found["wall_time_s"])
+        stages.setdefault(found["command"].split()[-1], []).append(found["wall_time_s"])
     rows = sorted(
         ([name, len(t), round(sum(t), 1), round(max(t), 1)] for name, t in stages.items()), key=lambda r: -r[2]
     )

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import arguments, growth, growth_alone, in_turns, options, table, write
 
-from gcl import ranking, scan
-from gcl.ranking import Pool, Query
+from gcl.retrieve import exact as ranking
+from gcl.retrieve import pruned_scan as scan
+from gcl.retrieve.exact import Pool, Query
+from measure import arguments, growth, growth_alone, in_turns, options, table, write
 
 WIDTH = 512
 CASES = [(256, 100), (1, 100), (16, 100), (1024, 100), (256, 10), (256, 1000)]  # queries, k

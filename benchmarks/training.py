@@ -12,22 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from embedding import write_images
-from loss import SIX
-from measure import Times, arguments, in_turns, options, synchronize, table, write
 from open_clip import create_model
 from open_clip.loss import ClipLoss
 from safetensors.torch import save_file
 
-from gcl import gradients
-from gcl.backbones import FAMILIES
-from gcl.config import Backbone, Full, Loss, Recipe
-from gcl.loader import Batch, Loader
-from gcl.optimize import Steps
-from gcl.ranks import Rank
-from gcl.records import Pair, write_pairs
-from gcl.train import Paths
-from gcl.train_all import chosen_weights, make_task
+from embedding import write_images
+from gcl.config.backbones import Backbone
+from gcl.config.recipes import Full, Loss, Recipe
+from gcl.data.records import Pair, write_pairs
+from gcl.models import FAMILIES
+from gcl.train import grad_cache as gradients
+from gcl.train.batches import Batch, Loader
+from gcl.train.distributed import Rank
+from gcl.train.full import chosen_weights, make_task
+from gcl.train.optimizer import Steps
+from gcl.train.train import Paths
+from loss import SIX
+from measure import Times, arguments, in_turns, options, synchronize, table, write
 
 CL = {"image>text": 1.0, "text>image": 1.0}
 SIZE = (640, 480)

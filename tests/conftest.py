@@ -1,24 +1,12 @@
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gcl.config import Project, load
-from gcl.items import Contents, Item, Qrel, Task
-from gcl.strict import load_yaml
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-class Same(dict):
-    """Digests of images that need no files: every location is its own."""
-
-    def __missing__(self, location):
-        return location
-
-
-SAME = Same()
+from gcl.common.rows import load_yaml
+from gcl.config.project import Project, load
+from gcl.data.items import Contents, Item, Qrel, Task
+from support.workflow import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -48,20 +36,3 @@ def toy_benchmark():
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
-
-
-def unit_rows(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
-    rows = rng.normal(size=(n, d)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def copy_working_tree(to: Path) -> Path:
-    """Copy the files git tracks or would track, as they are now."""
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
-    for name in filter(None, names):
-        source, target = ROOT / name, to / name
-        if source.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(source.read_bytes())
-    return to

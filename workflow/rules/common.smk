@@ -5,11 +5,13 @@ import re
 from modulefinder import ModuleFinder
 from pathlib import Path
 
-from gcl.config import ancestry, backbone_files, experiment_of, load, runs_of, wanted
-from gcl.devices import resolve
-from gcl.files import locked
-from gcl.layout import earlier, parts, place, split_part, to_embed
-from gcl.strict import to_json
+from gcl.config.recipes import ancestry
+from gcl.config.backbones import backbone_files
+from gcl.config.project import experiment_of, load, runs_of, wanted
+from gcl.common.devices import resolve
+from gcl.common.files import locked
+from gcl.config.paths import earlier, parts, place, split_part, to_embed
+from gcl.common.rows import to_json
 
 PROJECT = load(config)
 CONFIG = PROJECT.config
@@ -31,7 +33,8 @@ wildcard_constraints:
 def code(stage):
     """Source of a stage and of all it imports from gcl: inputs, so an edit re-runs the rule."""
     finder = ModuleFinder(path=["src"])
-    finder.run_script(f"src/gcl/{stage}.py")
+    module = "src/gcl/" + stage.replace(".", "/")
+    finder.run_script(f"{module}.py" if os.path.exists(f"{module}.py") else f"{module}/__main__.py")
     files = [m.__file__ for m in finder.modules.values() if m.__file__]
     return sorted({os.path.relpath(file) for file in files})
 

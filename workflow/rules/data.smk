@@ -81,7 +81,7 @@ rule share:
     input:
         prepared=f"{R}/prepared/{{benchmark}}",
         earlier=lambda w: [to_embed(PROJECT, name) for name in earlier(PROJECT, w.benchmark)],
-        code=code("share"),
+        code=code("prepare.share"),
     output:
         directory(f"{R}/shared/{{benchmark}}"),
     log:
@@ -93,5 +93,5 @@ rule share:
         mem_mb=8000,
         runtime=60,
     shell:
-        "python -m gcl.share --prepared {input.prepared:q} --earlier {input.earlier:q}"
+        "python -m gcl.prepare.share --prepared {input.prepared:q} --earlier {input.earlier:q}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"

@@ -138,7 +138,7 @@ rule submit:
     input:
         run=f"{R}/runs/{{backbone}}/{{recipe}}/{{benchmark}}.parquet",
         prepared=f"{R}/prepared/{{benchmark}}",
-        code=code("submit"),
+        code=code("score.submit"),
     output:
         directory(f"{R}/submissions/{{backbone}}/{{recipe}}/{{benchmark}}"),
     log:
@@ -152,5 +152,5 @@ rule submit:
     params:
         reader=lambda w: PROJECT.benchmarks[w.benchmark].reader,
     shell:
-        "python -m gcl.submit --run {input.run:q} --prepared {input.prepared:q} --reader {params.reader}"
+        "python -m gcl.score.submit --run {input.run:q} --prepared {input.prepared:q} --reader {params.reader}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"

@@ -1,0 +1,110 @@
+"""What every stage's command line has in common: parsing, errors without traceback, the manifest."""
+
+import argparse
+import atexit
+import errno
+import gc
+import hashlib
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gcl.common.errors import UserError
+from gcl.common.files import sha256_file, write_json
+from gcl.common.progress import log_to_stderr
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+PACKAGES = ("numpy", "pillow", "pyarrow", "torch", "open_clip_torch", "onnx", "onnxruntime-gpu", "ir_measures")
+
+
+def parser(name: str, about: str | None, example: str) -> argparse.ArgumentParser:
+    """Make the parser of `gcl <name>`, with --manifest."""
+    made = argparse.ArgumentParser(
+        prog=f"gcl {name}",
+        description=about,
+        epilog=f"example: gcl {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--manifest", type=Path, help="JSON file for versions, device, time and memory of this run")
+    return made
+
+
+def run(made: argparse.ArgumentParser, stage: Callable[..., dict[str, Any] | None]) -> None:
+    """Call a stage with its parsed arguments; a UserError is one clear message and exit code 1."""
+    # Looking for garbage takes a fifth of a process that imports torch; at its end nothing needs to be found.
+    gc.set_threshold(100_000)
+    atexit.register(gc.freeze)
+    arguments = vars(made.parse_args())
+    manifest = arguments.pop("manifest")
+    log_to_stderr()
+    started = time.time()
+    try:
+        found = stage(**arguments)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        sys.exit(f"error: {error}; nothing was left half-written: make room, then run the same again")
+    if manifest is not None and os.environ.get("RANK", "0") == "0":
+        write_json(manifest, provenance(made.prog, arguments, started) | (found or {}))
+
+
+def provenance(command: str, arguments: dict[str, Any], started: float) -> dict[str, Any]:
+    """Describe a run: what was asked, on what, with what, how long and how much memory."""
+    return {
+        "command": command,
+        "arguments": {key: str(value) for key, value in arguments.items()},
+        "git": git_state(),
+        "inputs": {str(path): digest(path) for path in sorted(set(input_paths(arguments.values())))},
+        "machine": {"system": platform.platform(), "python": platform.python_version(), "executable": sys.executable},
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "wall_time_s": round(time.time() - started, 3),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+
+
+def input_paths(values: Iterable[Any]) -> Iterable[Path]:
+    """Find the existing paths among arguments."""
+    for value in values:
+        if isinstance(value, Path) and value.exists():
+            yield value
+        elif isinstance(value, list):
+            yield from input_paths(value)
+
+
+def digest(path: Path) -> str:
+    """Hash a file, or a folder by the sorted names and hashes of its files."""
+    if path.is_file():
+        return sha256_file(path)
+    lines = [f"{p.relative_to(path)} {sha256_file(p)}\n" for p in sorted(identifying(path))]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def identifying(folder: Path) -> Iterator[Path]:
+    """Yield the files by which a folder is known: of a fetched data set, which may be large, the list of its hashes."""
+    if (folder / "fetched.json").exists():
+        yield folder / "fetched.json"
+        return
+    for path in folder.iterdir():
+        if path.is_file():
+            yield path
+        elif path.is_dir() and (not path.is_symlink() or (path / "fetched.json").exists()):
+            yield from identifying(path)
+
+
+def git_state() -> dict[str, Any]:
+    """Return the commit and whether the working tree differs from it; empty outside a repository."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"commit": commit.stdout.strip(), "is_dirty": bool(status.stdout.strip())}

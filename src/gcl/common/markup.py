@@ -1,0 +1,32 @@
+"""Tables as Markdown and LaTeX."""
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table; the first columns hold names, the rest are aligned right."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows]) + "\n"
+
+
+def latex(header: list[str], rows: list[list[str]]) -> str:
+    """Return a LaTeX table for the package booktabs."""
+
+    def line(cells: list[str]) -> str:
+        return " & ".join(escaped(cell) for cell in cells) + r" \\"
+
+    columns = "l" * 3 + "r" * (len(header) - 3)
+    body = [line(header), r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body]) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Escape what LaTeX would read as commands."""
+    for plain, written in (
+        ("_", r"\_"),
+        ("%", r"\%"),
+        ("&", r"\&"),
+        ("→", r"$\to$"),
+        ("±", r"$\pm$"),
+        ("†", r"$\dagger$"),
+    ):
+        text = text.replace(plain, written)
+    return text

@@ -1,0 +1,1 @@
+"""What the YAML files in config/ may say, and where results lie."""

@@ -1,0 +1,70 @@
+"""What a row of recipes.yaml may say."""
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from gcl.common.errors import UserError
+from gcl.common.names import lookup
+from gcl.common.rows import STRICT, Count, Positive, Share
+
+Denominator = Literal["full", "no_self", "no_self_no_copositive", "cross_only", "target_only"]
+
+
+Direction = Annotated[str, Field(pattern=r"^(image|text|image_text)>(image|text|image_text)$")]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Loss:
+    """A member of the family of losses of losses.py."""
+
+    directions: dict[Direction, Positive]  # query modality > positive's modality -> weight
+    denominator: Denominator
+    temperature: Positive | Literal["learned"]  # learned: the model's logit scale, clamped to at most 100
+    mask_duplicates: bool = True  # equal images or texts in a batch are no negatives of each other
+    separation: Annotated[float, Field(ge=0)] = 0.0  # weight of AlignCLIP's intra-modality separation
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Full:
+    """How weights of the towers are trained, all or some; means nothing where only heads are."""
+
+    precision: Literal["fp32", "amp_bf16"] = "fp32"  # of the towers; the loss is always float32
+    chunk: Count | None = None  # pairs encoded at a time, the loss still sees the whole batch (GradCache)
+    grad_checkpointing: bool = False  # trade compute for memory within a chunk
+    compile: bool = False  # torch.compile the towers
+    clip_norm: Positive = 1.0  # largest norm of the gradient
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # smallest share of the area that a random crop keeps
+    save_every: Count = 200  # steps between states from which a killed job goes on
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Recipe:
+    """How one model is trained."""
+
+    loss: Loss
+    trainable: Literal["heads", "all"] | list[str] = "heads"  # heads: on frozen towers; or prefixes of weights' names
+    init: str | None = None  # the recipe that is continued; none starts from the backbone's weights
+    epochs: Annotated[int, Field(ge=0)]  # 0: the weights as they are
+    max_steps: Count | None = None  # stop earlier, for a trial of full training
+    batch_size: Annotated[int, Field(gt=1)]  # pairs per step, all devices together
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    warmup: Share = 0.0  # of all steps
+    dropout: Share = 0.0  # between the two layers of a head
+    flip: bool = True  # mirror half of the images
+    full: Full = field(default_factory=Full)
+
+
+def ancestry(recipes: dict[str, Recipe], name: str) -> list[str]:
+    """Return the chain of recipes that `name` continues, itself first."""
+    chain = [name]
+    row = lookup(recipes, name, "recipe", "config/recipes.yaml")
+    while row.init is not None:
+        if row.init in chain:
+            raise UserError(f"config/recipes.yaml: {' -> '.join([*chain, row.init])} continues itself")
+        chain.append(row.init)
+        row = lookup(recipes, row.init, "recipe", "config/recipes.yaml")
+    return chain

@@ -1,0 +1,1 @@
+"""Images, texts, items, pairs and benchmarks as they lie on disk."""

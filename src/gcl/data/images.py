@@ -1,0 +1,98 @@
+"""Where images lie, and how they become arrays.
+
+A location is a path, relative to the working folder, to an image file, or path::key for an image within a
+file that holds many: a member's name in x.zip and x.tar, a row in x.parquet and x.arrow.
+"""
+
+import io
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from gcl.common.errors import UserError
+from gcl.config.backbones import Preprocess
+from gcl.data.containers import read_member
+
+MAX_PIXELS = 100_000_000  # checked before decoding
+MARGIN = 2  # times the size that is needed, at which a JPEG is decoded
+
+
+def read_bytes(location: str) -> bytes:
+    """Return the encoded image at a location."""
+    path, separator, key = location.partition("::")
+    if separator:
+        return read_member(path, key)
+    try:
+        return Path(path).read_bytes()
+    except IsADirectoryError as error:
+        raise UserError(f"no image file is named ({path} is a folder)") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+
+
+def decode(data: bytes, name: str, least: int = 0) -> Image.Image:
+    """Decode to RGB on white.
+
+    Args:
+        data: the encoded image.
+        name: for messages.
+        least: pixels that both sides must keep: a JPEG may come out at a half, quarter or eighth of its size, which
+            its decoder gets for less time. 0: the whole size.
+
+    Raises:
+        UserError: not an image, truncated, or more than MAX_PIXELS; names the image.
+    """
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data))
+        if image.width * image.height > MAX_PIXELS:
+            raise UserError(f"image {name} has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+        if least:
+            image.draft(None, (least, least))  # type: ignore[arg-type]  # of JPEG; nothing for others
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"can't decode image {name} ({len(data)} bytes): {error}") from error
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image)
+        image = white
+    if image.mode.startswith("I"):  # 16 bits: a plain conversion makes white of all but the darkest
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise UserError(f"image {name} has pixels of floating point, whose scale is unknown")
+    return image.convert("RGB")
+
+
+def to_array(image: Image.Image, how: Preprocess) -> np.ndarray:
+    """Resize and normalise an RGB image to (3, size, size) float32."""
+    size = (how.size, how.size)
+    if how.resize == "shortest_crop":
+        scale = how.size / min(image.size)
+        image = image.resize([max(how.size, round(n * scale)) for n in image.size], Image.Resampling.BICUBIC)
+        left, top = ((n - how.size) // 2 for n in image.size)
+        image = image.crop((left, top, left + how.size, top + how.size))
+    elif image.size != size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    pixels, values = np.asarray(image), normalised(how.mean, how.std)
+    array = np.empty((3, *size), np.float32)
+    for channel in range(3):
+        np.take(values[channel], pixels[:, :, channel], out=array[channel], mode="clip")
+    return array
+
+
+@cache
+def normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Return what becomes of each of the 256 values of a pixel, (3, 256): a look-up is quicker than arithmetic."""
+    values = np.arange(256, dtype=np.float32)[None] / 255
+    return (values - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
+
+
+def load(location: str, how: Preprocess) -> np.ndarray:
+    """Read, decode and preprocess the image at a location: (3, size, size) float32.
+
+    A JPEG is decoded at a reduced size of at least MARGIN times what is needed: pixels differ by a fraction of 1/255 on
+    average (results/benchmarks/embedding.json).
+    """
+    return to_array(decode(read_bytes(location), location, MARGIN * how.size), how)

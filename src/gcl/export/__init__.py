@@ -1,0 +1,1 @@
+"""Stage 4: checkpoints become ONNX graphs that are checked against torch."""

@@ -1,0 +1,236 @@
+"""Export to ONNX, and refuse what disagrees with torch.
+
+What is exported: `towers`, the frozen towers of a backbone; `heads`, the heads of a checkpoint trained
+on them; `all`, the whole encoders of a checkpoint whose every weight was trained.
+In:  the backbone's weights, or checkpoints (seed0/, seed1/, ...).
+Out: a folder per model with image.onnx, text.onnx, image_text.onnx where fusion is native, tokenizer.json,
+     and export.json: preprocessing, texts, fusion, GELU kind, hashes, parity with torch, and the statistics
+     of calibration. Inference needs nothing but the folder.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gcl.common.command import parser, run
+from gcl.common.devices import claim_gpu
+from gcl.common.errors import UserError
+from gcl.common.files import atomic_path, sha256_file
+from gcl.common.names import lookup
+from gcl.common.rows import from_json, to_json
+from gcl.config.backbones import Backbone
+from gcl.data.records import fused_keys, read_pairs, to_codes
+from gcl.export.graphs import export_module, head_graph
+from gcl.infer.encoder import run_batches
+from gcl.infer.infer import infer_items
+from gcl.infer.model_folder import read_export
+from gcl.infer.session import open_session
+from gcl.infer.store import Outputs, read_outputs
+from gcl.models import Built, Graph
+from gcl.models.checkpoints import read_about, read_start
+from gcl.models.tokenizers import context_of
+from gcl.retrieve import calibration as calibrate
+
+TOLERANCE = 1e-4  # largest 1 - cosine and largest relative error between torch and ONNX
+
+
+def compare(expected: np.ndarray, found: np.ndarray, what: str) -> dict[str, float]:
+    """Measure the difference of (n, D) outputs.
+
+    Raises:
+        UserError: NaN, or an error above TOLERANCE.
+    """
+    if not np.isfinite(found).all():
+        raise UserError(f"{what}: ONNX outputs hold NaN or infinity")
+    error = float(np.abs(expected - found).max() / np.abs(expected).max())
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
+    cosine = float((1 - (expected * found).sum(1) / norms).max())
+    if max(error, cosine) > TOLERANCE:
+        raise UserError(
+            f"{what}: ONNX and torch disagree: relative error {error:.2e}, 1 - cosine {cosine:.2e}, "
+            f"tolerance {TOLERANCE:g}; is the graph the one of these weights?"
+        )
+    return {"relative_error": error, "one_minus_cosine": cosine}
+
+
+def describe(folder: Path, kind: str, name: str, backbone: Backbone, more: dict[str, Any]) -> None:
+    """Write export.json: all that inference needs to know besides the graphs and the tokenizer."""
+    about: dict[str, Any] = {
+        "backbone": name,
+        "kind": kind,
+        "takes": "features" if kind == "heads" else "pixels and token ids",
+        "fusion": backbone.fusion,
+        "dtype": "float32",
+        "graphs": {p.stem: {"file": p.name, "sha256": sha256_file(p)} for p in sorted(folder.glob("*.onnx"))},
+    }
+    if (folder / "tokenizer.json").exists():
+        about["tokenizer"] = {"file": "tokenizer.json", "sha256": sha256_file(folder / "tokenizer.json")}
+    text = json.dumps(about | more, indent=2, sort_keys=True, allow_nan=False)
+    (folder / "export.json").write_text(text + "\n")
+
+
+def settings(built: Built) -> dict[str, Any]:
+    """Return what export.json says of the inputs: preprocessing, texts, GELU kind."""
+    return {
+        "preprocess": json.loads(to_json(built.preprocess)),
+        "context": context_of(built.tokenizer),
+        "clean": built.clean,
+    } | built.about
+
+
+def export_graphs(folder: Path, graphs: dict[str, Graph], built: Built) -> dict[str, Any]:
+    """Trace every graph, write the tokenizer, and compare with torch on the example, one row, and fewer tokens."""
+    import torch
+
+    built.tokenizer.save(str(folder / "tokenizer.json"))
+    parity: dict[str, Any] = {"tolerance": TOLERANCE}
+    for name, graph in graphs.items():
+        path = folder / f"{name}.onnx"
+        export_module(graph, path)
+        session = open_session(path, "cpu")
+        whole = graph.inputs
+        batches = [whole, {k: v[:1] for k, v in whole.items()}]
+        if "tokens" in graph.free.get("ids", ()):
+            batches.append({k: v[:, :7] if k == "ids" else v for k, v in whole.items()})
+        for batch in batches:
+            with torch.inference_mode():
+                made = graph.module(*batch.values())
+            expected = made if isinstance(made, torch.Tensor) else made[0]
+            found = session.run(None, {k: v.numpy() for k, v in batch.items()})[0]
+            parity[name] = compare(expected.numpy(), found, f"{path.name} batch {len(found)}")
+    return parity
+
+
+def build(backbone: Backbone, data: Path) -> Built:
+    """Build a backbone's model with its public weights."""
+    from gcl.models import FAMILIES
+
+    family = lookup(FAMILIES, backbone.family, "backbone family", "src/gcl/models/__init__.py")
+    return family.build(backbone, data)
+
+
+def export_towers(name: str, backbone: Backbone, data: Path, output: Path) -> None:
+    """Export a backbone's pretrained towers without heads."""
+    from gcl.models import FAMILIES
+
+    built = build(backbone, data)
+    towers = FAMILIES[backbone.family].towers
+    if towers is None:
+        raise UserError(f"family {backbone.family} has no heads, so its recipes train whole models")
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        parity = export_graphs(folder, towers(built), built)
+        describe(folder, "towers", name, backbone, {"parity": parity, **settings(built)})
+
+
+def export_heads(
+    name: str, backbone: Backbone, checkpoint: Path, towers: Path, features: Path, pairs: Path, folder: Path
+) -> None:
+    """Export the heads of one seed and fit the calibration on the training pairs."""
+    from safetensors.numpy import load_file
+
+    from gcl.models import FAMILIES
+
+    about = read_about(checkpoint, name)
+    state = load_file(checkpoint / about["weights"])
+    sample = np.load(checkpoint / "parity.npz")
+    folder.mkdir()
+    parity: dict[str, Any] = {"tolerance": TOLERANCE}
+    outputs = {}
+    for modality, keys in (FAMILIES[backbone.family].heads or {}).items():
+        path = folder / f"{modality}.onnx"
+        head_graph(state[keys.first], state[keys.bias] if keys.bias else None, state[keys.second], path)
+        session = open_session(path, "cpu", 1)
+        found = run_batches(session, sample[f"{modality}_features"])
+        parity[modality] = compare(sample[f"{modality}_outputs"], found, str(path.name))
+        outputs[modality] = run_batches(session, np.load(features / f"{modality}.npy"))
+    stats = fit(Outputs(outputs["image"], outputs["text"], outputs.get("image_text")), pairs, backbone.fusion)
+    of_towers = read_export(towers)
+    kept = {
+        k: of_towers[k] for k in ("preprocess", "context", "clean", "activation", "fused_context") if k in of_towers
+    }
+    more = {"seed": about["seed"], "towers": of_towers["graphs"], "calibration": stats._asdict(), "parity": parity}
+    describe(folder, "heads", name, backbone, kept | more)
+
+
+def fit(outputs: Outputs, pairs: Path, fusion: str) -> calibrate.Calibration:
+    """Fit the calibration on each pair's image and full caption."""
+    prepared = read_pairs(pairs)
+    full = np.array([rows[0] for rows in prepared.text_rows])
+    fused = None
+    if outputs.fused is not None:
+        codes = to_codes(*fused_keys(pairs).T)
+        fused = outputs.fused[np.searchsorted(codes, to_codes(prepared.image_rows, full))]
+    return calibrate.fit(outputs.image[prepared.image_rows], outputs.text[full], fusion, fused)
+
+
+def export_all(
+    name: str, backbone: Backbone, checkpoint: Path, data: Path, pairs: Path, device: str, folder: Path
+) -> None:
+    """Export the encoders of one whole model; its calibration is fitted on the training pairs."""
+    about = read_about(checkpoint, name)
+    built = build(backbone, data)
+    read_start(built.model, checkpoint, name)
+    folder.mkdir()
+    more = {"parity": export_graphs(folder, built.graphs(), built), "seed": about["seed"], **settings(built)}
+    describe(folder, "all", name, backbone, more)
+    infer_items(folder, pairs, device, 0, folder / "calibration")
+    stats = fit(read_outputs([folder / "calibration"]), pairs, backbone.fusion)
+    shutil.rmtree(folder / "calibration")
+    describe(folder, "all", name, backbone, more | {"calibration": stats._asdict()})
+
+
+def export(
+    kind: str,
+    name: str,
+    backbone: Backbone,
+    data: Path,
+    checkpoints: Path | None,
+    towers: Path | None,
+    features: Path | None,
+    pairs: Path | None,
+    device: str,
+    output: Path,
+) -> None:
+    """Export towers, or every seed of the checkpoints.
+
+    Raises:
+        UserError: an input is missing or another backbone's, or parity fails.
+    """
+    needed = {"towers": (), "heads": ("checkpoints", "towers", "features", "pairs"), "all": ("checkpoints", "pairs")}
+    paths = {"checkpoints": checkpoints, "towers": towers, "features": features, "pairs": pairs}
+    if missing := [f"--{n}" for n in needed[kind] if paths[n] is None]:
+        raise UserError(f"exporting {kind} needs {', '.join(missing)}")
+    if kind == "all" and device != "cpu":
+        claim_gpu()
+    if kind == "towers":
+        export_towers(name, backbone, data, output)
+        return
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        for seed in sorted(p for p in checkpoints.iterdir() if p.is_dir()):  # type: ignore[union-attr]
+            if kind == "heads":
+                export_heads(name, backbone, seed, towers, features, pairs, folder / seed.name)  # type: ignore[arg-type]
+            else:
+                export_all(name, backbone, seed, data, pairs, device, folder / seed.name)  # type: ignore[arg-type]
+
+
+def main() -> None:
+    """Run from the command line."""
+    made = parser(
+        "export", __doc__, "--kind towers --name clip_lite --backbone '{...}' --output results/onnx/clip_lite/towers"
+    )
+    made.add_argument("--kind", required=True, choices=["towers", "heads", "all"])
+    made.add_argument("--name", required=True, help="row of config/backbones.yaml")
+    made.add_argument("--backbone", required=True, type=from_json(Backbone), help="that row as JSON")
+    made.add_argument("--data", type=Path, default=Path("data"), help="folder of fetched data sets")
+    made.add_argument("--checkpoints", type=Path, help="what `train` wrote")
+    made.add_argument("--towers", type=Path, help="for heads: the exported towers")
+    made.add_argument("--features", type=Path, help="for heads: the towers' outputs for the training pairs")
+    made.add_argument("--pairs", type=Path, help="prepared training pairs, on which calibration is fitted")
+    made.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"], help="for the pairs' embeddings")
+    made.add_argument("--output", required=True, type=Path, help="folder to write")
+    run(made, export)

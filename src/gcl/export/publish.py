@@ -1,0 +1,76 @@
+"""Write a trained model as one folder that others load: weights, config, tokenizer, model card.
+
+In:  a checkpoint of the workflow (heads are put on the backbone's own towers) and its scores.
+Out: a folder that open_clip loads as `local-dir:` (VISTA's as its card says), with a README.md of data,
+     recipe, measures and licence.
+"""
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from gcl.common.command import parser, run
+from gcl.common.files import atomic_path
+from gcl.common.markup import markdown
+from gcl.common.names import lookup
+from gcl.common.rows import load_yaml
+from gcl.config.backbones import Backbone
+from gcl.config.project import load
+from gcl.models.checkpoints import read_about, read_curve, read_start, write_model
+
+
+def measures(scores: Path, backbone: str, recipe: str, seed: int) -> str:
+    """Return a table of the seed's scores, averaged over tasks; nothing where there are none."""
+    if not scores.exists():
+        return ""
+    found: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    with scores.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if (row["backbone"], row["recipe"], row["seed"]) == (backbone, recipe, str(seed)):
+                key = (row["benchmark"], row["pool"], row["calibration"], row["measure"])
+                found[key].append(float(row["value"]))
+    if not found:
+        return ""
+    header = ["benchmark", "pool", "calibration", "measure", "percent", "tasks"]
+    rows = [[*key, f"{100 * sum(v) / len(v):.1f}", str(len(v))] for key, v in found.items()]
+    return markdown(header, rows)
+
+
+def publish(name: str, recipe: str, seed: int, config: Path, data: Path, output: Path) -> None:
+    """Write the folder.
+
+    Raises:
+        UserError: no such backbone or checkpoint, or one that doesn't fit.
+    """
+    from gcl.models import FAMILIES
+
+    project = load(load_yaml(Path("config/config.yaml")) | load_yaml(config))
+    row: Backbone = lookup(project.backbones, name, "backbone", "config/backbones.yaml")
+    results = Path(project.config.results)
+    checkpoint = results / "checkpoints" / name / recipe / f"seed{seed}"
+    about = read_about(checkpoint, name)
+    family = lookup(FAMILIES, row.family, "backbone family", "src/gcl/models/__init__.py")
+    built = family.build(row, data)
+    read_start(built.model, checkpoint, name)
+    table = measures(results / "scores.csv", name, recipe, seed)
+    with atomic_path(output) as folder:
+        write_model(folder, built, {k: v for k, v in about.items() if k != "weights"}, read_curve(checkpoint), table)
+        shown = json.loads((folder / "checkpoint.json").read_text()) | {"trainable": "all"}  # these are all weights
+        (folder / "checkpoint.json").write_text(json.dumps(shown, indent=2, sort_keys=True) + "\n")
+
+
+def main() -> None:
+    """Run from the command line."""
+    made = parser("publish", __doc__, "--name clip_lite --recipe gcl --seed 0 --output my_model")
+    made.add_argument("--name", required=True, help="row of config/backbones.yaml")
+    made.add_argument("--recipe", required=True, help="row of config/recipes.yaml")
+    made.add_argument("--seed", type=int, default=0, help="(0)")
+    made.add_argument("--config", type=Path, default=Path("config/config.yaml"), help="what was run (config.yaml)")
+    made.add_argument("--data", type=Path, default=Path("data"), help="folder of fetched data sets (data)")
+    made.add_argument("--output", required=True, type=Path, help="folder to write")
+    run(made, publish)
+
+
+if __name__ == "__main__":
+    main()

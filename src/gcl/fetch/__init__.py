@@ -1,0 +1,1 @@
+"""Stage 1: make the files of a data set present and check them."""

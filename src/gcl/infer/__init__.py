@@ -1,0 +1,1 @@
+"""Stage 5: images and texts become vectors, by onnxruntime alone."""

@@ -1,0 +1,1 @@
+"""The family of contrastive losses, usable alone: torch and nothing else."""

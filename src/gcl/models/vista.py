@@ -1,0 +1,148 @@
+"""VISTA (Visualized-BGE, arXiv 2406.04292): a BERT that reads image tokens after its [CLS].
+
+Stock parts: a timm image trunk, a transformers BERT or XLM-R. An image is read as [CLS] image [SEP], an
+image with text as [CLS] image text [SEP]; positions count through; image tokens carry no token type.
+Image tokens are the trunk's last block's, *before* its final norm.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gcl.common.errors import UserError
+from gcl.config.backbones import Backbone
+from gcl.models.base import Built, Graph, Keys
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARED = Keys("proj.0.weight", "proj.0.bias", "proj.2.weight", lambda features, embedding: (features + embedding) // 2)
+HEADS = {"image": SHARED, "text": SHARED, "image_text": SHARED}  # one encoder reads all three, one head follows it
+
+
+def build(backbone: Backbone, data: Path) -> Built:
+    """Build the model with its weights: one public file (`model`), or an image tower, a BERT and a projection.
+
+    Raises:
+        UserError: a weight file doesn't fit; says which tensors.
+    """
+    from gcl.models.tokenizers import load_tokenizer, pad_of
+    from gcl.models.vista_model import Vista
+
+    if backbone.preprocess is None or backbone.tokenizer is None or backbone.context is None:
+        raise UserError("a row of family vista needs preprocess, tokenizer and context")
+    context = backbone.context
+    tokenizer = load_tokenizer(data / backbone.tokenizer, context)
+    config = copy.deepcopy(backbone.model_cfg)
+    config["text"] = text_config(config, backbone, data)
+    model = Vista(config)
+    load(model, backbone, data)
+    empty = tokenizer.encode("").ids  # [CLS] [SEP]
+    model.set_empty(empty[:2], pad=pad_of(tokenizer))
+    size = backbone.preprocess.size
+
+    def graphs() -> dict[str, Graph]:
+        return graphs_of(model, size, tokenizer.get_vocab_size(), context)
+
+    about = {"activation": config["text"].get("hidden_act", "gelu"), "fused_context": model.fused_context(context)}
+    shown = {
+        "vista": config,
+        "preprocess": {"size": size, "mean": backbone.preprocess.mean, "std": backbone.preprocess.std},
+    }
+    return Built(
+        model.eval(), model.encode_triplet, graphs, backbone.preprocess, tokenizer, "none", shown, "vista", about
+    )
+
+
+def text_config(config: dict[str, Any], backbone: Backbone, data: Path) -> dict[str, Any]:
+    """Return the BERT's config: inline, or the config.json among the weights."""
+    if "text" in config:
+        return dict(config["text"])
+    path = data / backbone.weights["text_config"]
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"can't read the text model's config {path}: {error}") from error
+
+
+def load(model: Any, backbone: Backbone, data: Path) -> None:
+    """Load the weights of the row."""
+    from gcl.models.timm_hf import load_by_name, load_in_order
+    from gcl.models.weight_layouts import LAYOUTS, layout_of, load_strictly, read_weights
+
+    if "model" in backbone.weights:
+        path = data / backbone.weights["model"]
+        state = read_weights(path)
+        if layout_of(state) == "vista":
+            state = LAYOUTS["vista"](state)
+        load_strictly(model, state, str(path))
+        return
+    image, text = data / backbone.weights["image"], data / backbone.weights["text"]
+    load_in_order(model.vision, read_weights(image), str(image))
+    load_by_name(model.text, read_weights(text), str(text))
+    if "visual_proj" in backbone.weights:
+        path = data / backbone.weights["visual_proj"]
+        load_strictly(model.visual_proj, read_weights(path), str(path))
+
+
+def graphs_of(model: Any, size: int, words: int, context: int, head: bool = True) -> dict[str, Graph]:
+    """Return image (pixels -> vector and image tokens), text, and image_text (those tokens and ids -> vector).
+
+    So the image tower runs once for an image and all texts it is joined with.
+    """
+    import torch
+    from torch import nn
+
+    class Image(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels: "Tensor") -> "tuple[Tensor, Tensor]":
+            tokens = self.model.image_tokens(pixels)
+            return self.model.fuse(tokens, self.model.empty_ids(tokens.shape[0]), head), tokens
+
+    class Text(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: "Tensor") -> "Tensor":
+            found: Tensor = self.model.encode_text(ids, head)
+            return found
+
+    class Fused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, image_tokens: "Tensor", ids: "Tensor") -> "Tensor":
+            found: Tensor = self.model.fuse(image_tokens, ids, head)
+            return found
+
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(3, 3, size, size, generator=generator)
+    ids = torch.randint(min(1000, words // 2), min(20000, words), (3, 9), generator=generator)
+    ids[1:, 5:] = model.pad
+    with torch.inference_mode():
+        tokens = model.image_tokens(pixels).clone()
+    free = ("batch", "tokens")
+    return {
+        "image": Graph(Image().eval(), {"pixels": pixels}, {"pixels": ("batch",)}),
+        "text": Graph(Text().eval(), {"ids": ids}, {"ids": free}, context),
+        "image_text": Graph(
+            Fused().eval(),
+            {"image_tokens": tokens, "ids": ids},
+            {"image_tokens": ("batch",), "ids": free},
+            model.fused_context(context),
+        ),
+    }
+
+
+def towers(built: Built) -> dict[str, Graph]:
+    """Return the graphs without the projection head."""
+    from gcl.models.tokenizers import context_of
+
+    words, context = built.tokenizer.get_vocab_size(), context_of(built.tokenizer)
+    return graphs_of(built.model, built.preprocess.size, words, context, head=False)

@@ -1,0 +1,172 @@
+"""Key maps from public checkpoint layouts to the modules that hold them, and strict loading.
+
+open_clip        as open_clip writes it: visual.*, transformer.*, ...
+hugging face     transformers' CLIPModel: text_model.*, vision_model.*, ...
+tinyclip         a training checkpoint of TinyCLIP's release: one or several prefixes before open_clip's names
+vista            Visualized-BGE: bge_embeddings.*, bge_encoder.*, model_visual.visual.*, visual_proj.*
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gcl.common.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    State = dict[str, Tensor]
+
+# Segments in front of open_clip's names in TinyCLIP's checkpoints.
+TINYCLIP_PREFIXES = re.compile(r"^_?(image_encoder|text_encoder|logit_scale)(_without_ddp)?\.(?=.)")
+HUGGING_FACE = {
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm.weight": "ln_final.weight",
+    "text_model.final_layer_norm.bias": "ln_final.bias",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",  # spelled so there
+    "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
+    "vision_model.post_layernorm.weight": "visual.ln_post.weight",
+    "vision_model.post_layernorm.bias": "visual.ln_post.bias",
+    "logit_scale": "logit_scale",
+}
+HUGGING_FACE_BLOCK = {
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+EVA = {  # Visualized-BGE's EVA02 to timm's
+    "attn.q_bias": "attn.q_proj.bias",
+    "attn.v_bias": "attn.v_proj.bias",
+    "attn.inner_attn_ln.": "attn.norm.",
+    "mlp.w1.": "mlp.fc1_g.",
+    "mlp.w2.": "mlp.fc1_x.",
+    "mlp.ffn_ln.": "mlp.norm.",
+    "mlp.w3.": "mlp.fc2.",
+}
+
+
+def read_weights(path: Path) -> "State":
+    """Read tensors from safetensors or a torch file, never unpickling an object.
+
+    Raises:
+        UserError: the file can't be read so, or holds no tensors.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; run `fetch`, or correct `weights` in config/backbones.yaml") from error
+    except Exception as error:  # torch and safetensors raise many kinds
+        kind = "safetensors" if isinstance(error, SafetensorError) else "tensors only (weights_only)"
+        raise UserError(
+            f"can't read {path} as {kind}: {str(error).splitlines()[0]}; a file that needs unpickling is not trusted: "
+            f"convert it to safetensors yourself if you trust its source"
+        ) from error
+    found = found.get("state_dict", found) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise UserError(f"{path} holds no state dict of tensors")
+    return found
+
+
+def from_hugging_face(state: "State") -> "State":
+    """Rename transformers' CLIPModel to open_clip's CLIP: join q, k and v, transpose the projections."""
+    import torch
+
+    found: State = {}
+    for key, value in state.items():
+        if key in HUGGING_FACE:
+            found[HUGGING_FACE[key]] = value
+        elif key in ("text_projection.weight", "visual_projection.weight"):
+            found["text_projection" if key.startswith("text") else "visual.proj"] = value.T.contiguous()
+        elif match := re.match(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)$", key):
+            tower, layer, part, kind = match.groups()
+            block = f"{'visual.' if tower == 'vision' else ''}transformer.resblocks.{layer}"
+            if part == "self_attn.q_proj":
+                parts = [state[key.replace("q_proj", f"{name}_proj")] for name in "qkv"]
+                found[f"{block}.attn.in_proj_{kind}"] = torch.cat(parts)
+            elif part in HUGGING_FACE_BLOCK:
+                found[f"{block}.{HUGGING_FACE_BLOCK[part]}.{kind}"] = value
+            elif part not in ("self_attn.k_proj", "self_attn.v_proj"):
+                found[key] = value
+        elif not key.endswith("position_ids"):
+            found[key] = value  # unknown: the strict load will name it
+    return found
+
+
+def from_tinyclip(state: "State") -> "State":
+    """Strip the prefixes of TinyCLIP's training wrappers; mask parameters of its pruning (l0_module) are left out."""
+    found: State = {}
+    for key, value in state.items():
+        name = ".".join(part for part in key.split(".") if part != "module")
+        if "l0_module" in name or name.endswith("attn_mask"):
+            continue
+        found[TINYCLIP_PREFIXES.sub("", name)] = value
+    return found
+
+
+def from_vista(state: "State") -> "State":
+    """Rename Visualized-BGE to vista.Vista. What that never uses is left out: pooler, final norm, head, buffers."""
+    unused = re.compile(
+        r"bge_pooler\.|model_visual\.logit_scale$|model_visual\.visual\.(norm|head)\.|.*\brope\.|.*position_ids$"
+    )
+    found: State = {}
+    for key, value in state.items():
+        if unused.match(key):
+            continue
+        name = key.replace("bge_embeddings.", "text.embeddings.", 1).replace("bge_encoder.", "text.encoder.", 1)
+        name = name.replace("model_visual.visual.", "vision.", 1)
+        if name.startswith("vision.blocks."):
+            for theirs, ours in EVA.items():
+                name = name.replace(theirs, ours)
+        found[name] = value
+    return found
+
+
+LAYOUTS: dict[str, Callable[["State"], "State"]] = {
+    "hugging face": from_hugging_face,
+    "tinyclip": from_tinyclip,
+    "vista": from_vista,
+    "open_clip": dict,
+}
+
+
+def layout_of(state: "State") -> str:
+    """Tell the layout by its keys."""
+    if any(key.startswith("text_model.") for key in state):
+        return "hugging face"
+    if any(key.startswith("bge_") for key in state):
+        return "vista"
+    if any("module" in key.split(".") or TINYCLIP_PREFIXES.match(key) for key in state):
+        return "tinyclip"
+    return "open_clip"
+
+
+def load_strictly(module: "nn.Module", state: "State", name: str) -> None:
+    """Load a state dict whose keys and shapes must all agree.
+
+    Raises:
+        UserError: says which tensors are missing, unknown or of another shape.
+    """
+    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    given = {k: tuple(v.shape) for k, v in state.items()}
+    problems = [f"missing {k} {wanted[k]}" for k in wanted if k not in given]
+    problems += [f"unknown {k} {given[k]}" for k in given if k not in wanted]
+    problems += [f"{k} is {given[k]}, expected {wanted[k]}" for k in wanted if k in given and given[k] != wanted[k]]
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise UserError(
+            f"{name} doesn't fit the model of its row in config/backbones.yaml: {'; '.join(problems[:4])}{more}"
+        )
+    module.load_state_dict(state)

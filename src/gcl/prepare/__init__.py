@@ -1,0 +1,1 @@
+"""Stage 2: a data set's files become canonical tables."""

@@ -1,0 +1,256 @@
+"""Turn fetched files into the canonical tables, so that no later stage knows where they came from.
+
+In:  data/<data set>/ with fetched.json.
+Out: a folder of tables, described in records.py and items.py. What can't be used is listed in rejects.csv;
+     it is an error if its share is above the limit, which for benchmarks is nought unless their row says otherwise.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+from gcl.common.command import parser, run
+from gcl.common.errors import UserError
+from gcl.common.files import atomic_path
+from gcl.common.names import lookup
+from gcl.common.progress import progress
+from gcl.common.rows import from_json
+from gcl.config.benchmarks import Benchmark, TaskFacts
+from gcl.data.images import decode, read_bytes
+from gcl.data.items import Contents, write_benchmark
+from gcl.data.records import Pair, content_id, write_pairs, write_rejects
+from gcl.prepare.benchmarks import READERS as BENCHMARK_READERS
+from gcl.prepare.pairs import READERS as PAIR_READERS
+
+log = logging.getLogger(__name__)
+
+
+def examine(location: str) -> tuple[str, str]:
+    """Decode an image; return the sha256 of its bytes, or what is wrong with it."""
+    try:
+        data = read_bytes(location)
+        decode(data, location)
+    except (OSError, ValueError) as error:
+        return "", str(error)
+    return hashlib.sha256(data).hexdigest(), ""
+
+
+def usable(pairs: Iterable[Pair], limit: float, listing: Path) -> tuple[list[Pair], dict[str, str]]:
+    """Drop pairs without caption, with an unreadable image, or that occur twice; list them, refuse too many.
+
+    Returns:
+        The pairs that stay, and the sha256 of every image by its location.
+    """
+    kept: dict[str, Pair] = {}
+    digests: dict[str, str] = {}
+    rejects: list[tuple[str, str, str]] = []
+    total = 0
+    for pair in progress(pairs, "check images", "image"):
+        total += 1
+        pair = pair._replace(texts=tuple(t.strip() for t in pair.texts if t.strip()))
+        digest, reason = ("", "no caption") if not pair.texts else examine(pair.image)
+        if not reason:
+            digests[pair.image] = digest
+            first = kept.setdefault(content_id(pair, digests), pair)
+            reason = "" if first is pair else f"the same image and caption as {first.name}"
+        if reason:
+            rejects.append((pair.name, pair.image, reason))
+    write_rejects(listing, rejects)
+    repeated = sum("the same image and caption" in reason for *_, reason in rejects)
+    unusable = len(rejects) - repeated
+    if unusable > limit * total:
+        first_bad = next(r for r in rejects if "the same image and caption" not in r[2])
+        raise UserError(
+            f"{unusable} of {total} pairs are unusable, more than reject_limit {limit:.1%} allows; "
+            f"first: {first_bad[0]} ({first_bad[1]}): {first_bad[2]}"
+        )
+    if rejects:
+        log.warning("%d pairs unusable, %d repeated, of %d: listed in rejects.csv", unusable, repeated, total)
+    return list(kept.values()), digests
+
+
+def prepare_pairs(data: Path, reader: str, limit: float, max_pairs: int | None, output: Path) -> None:
+    """Write the training pairs of a data set.
+
+    Raises:
+        UserError: no pair at all, or too many unusable ones.
+    """
+    read = lookup(PAIR_READERS, reader, "reader of pairs", "src/gcl/prepare/pairs.py")
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        pairs, digests = usable(islice(read(data), max_pairs), limit, folder / "rejects.csv")
+        if not pairs:
+            raise UserError(f"{data} holds no usable pair")
+        log.info("%d pairs", write_pairs(folder, pairs, digests))
+
+
+def prepare_benchmark(
+    data: Path, images: Path, row: Benchmark, max_queries: int | None, workers: int, output: Path
+) -> None:
+    """Write the queries, pools and qrels of a benchmark.
+
+    Raises:
+        UserError: more unusable images than the row tolerates, a duplicate id, a qrel that points nowhere, or
+            other numbers of queries and candidates than the row says.
+    """
+    read = lookup(BENCHMARK_READERS, row.reader, "benchmark reader", "src/gcl/prepare/benchmarks/__init__.py")
+    contents = with_facts(read(data, images, row), row)
+    check_counts(contents, row)
+    if max_queries is not None:
+        contents = first_queries(contents, max_queries)
+    locations = list({image: None for items in contents.tables.values() for item in items for image in item.images})
+    found = list(progress(examined(locations, workers), "check images", "image", len(locations)))
+    bad = {image: reason for image, (_, reason) in zip(locations, found, strict=True) if reason}
+    digests = {image: digest for image, (digest, reason) in zip(locations, found, strict=True) if not reason}
+    unusable = len(bad) + len(contents.rejects)
+    about = {"measures": row.measures, "title": row.title}
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        contents = without_images(contents, bad)
+        if unusable > row.reject_limit * (len(locations) + unusable - len(bad)):
+            write_rejects(listing := output.with_name(f"{output.name}.rejects.csv"), contents.rejects)
+            raise UserError(too_many(contents.rejects, unusable, row.reject_limit, listing))
+        write_rejects(folder / "rejects.csv", contents.rejects)
+        write_benchmark(folder, contents, about, digests)
+    if unusable:
+        log.warning(
+            "%d images unusable, listed in rejects.csv; %d queries count as misses", unusable, len(contents.missing)
+        )
+    sizes = len(contents.tasks), sum(map(len, contents.tables.values())), len(contents.qrels)
+    log.info("%d tasks, %d items, %d qrels", *sizes)
+
+
+def examined(locations: list[str], workers: int) -> Iterator[tuple[str, str]]:
+    """Examine images in threads, some thousand at a time: a pool may have millions."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for start in range(0, len(locations), 4096):
+            yield from pool.map(examine, locations[start : start + 4096])
+
+
+def too_many(rejects: Iterable[tuple[str, str, str]], unusable: int, limit: float, listing: Path) -> str:
+    """Say what is wrong with the first few of too many."""
+    lines = [f"  {record} ({path}): {reason}" for record, path, reason in sorted(rejects)[:10]]
+    head = f"{unusable} items of the benchmark are unusable, more than its reject_limit {limit:.1%} allows:"
+    return "\n".join([head, *lines, f"all are listed in {listing}"])
+
+
+def with_facts(contents: Contents, row: Benchmark) -> Contents:
+    """Add to the tasks what the row says of them."""
+    facts = {task.name: row.tasks.get(task.name, TaskFacts()) for task in contents.tasks}
+    tasks = [
+        task._replace(
+            dataset=facts[task.name].dataset,
+            groups=tuple(facts[task.name].groups),
+            headline=facts[task.name].headline or row.headline,
+        )
+        for task in contents.tasks
+    ]
+    return contents._replace(tasks=tasks)
+
+
+def check_counts(contents: Contents, row: Benchmark) -> None:
+    """Compare the numbers of queries and candidates with what is known of the real data.
+
+    Raises:
+        UserError: they differ; a part of a benchmark is not comparable with the whole.
+    """
+    lengths: dict[tuple[str, str], set[int]] = {}
+    for listed in contents.lists:
+        lengths.setdefault((listed.task, listed.pool), set()).add(listed.given or len(listed.candidate_ids))
+    problems = []
+    for task in contents.tasks:
+        facts = row.tasks.get(task.name, TaskFacts())
+        unusable = sum(name == task.name for name, _ in contents.missing)
+        queries = len(contents.tables[task.queries]) + unusable
+        if facts.queries not in (None, queries):
+            problems.append(f"{task.name} has {queries} queries, expected {facts.queries}")
+        pool, tables = next(iter(task.pools.items()))
+        size = sum(len(contents.tables[name]) + contents.lost.get(name, 0) for name in tables)
+        sizes = lengths[task.name, pool] if pool in task.listed else {size}
+        if facts.candidates is not None and sizes != {facts.candidates}:
+            found = ", ".join(map(str, sorted(sizes)[:5]))
+            problems.append(f"{task.name} has {found} candidates, expected {facts.candidates}")
+    if problems:
+        raise UserError(
+            "\n".join(
+                [*problems, "the data are not those that config/benchmarks.yaml describes; correct one of the two"]
+            )
+        )
+
+
+def first_queries(contents: Contents, n: int) -> Contents:
+    """Keep the first n queries of each table."""
+    names = {task.queries for task in contents.tasks}
+    tables = {name: items[:n] if name in names else items for name, items in contents.tables.items()}
+    return only_queries(contents._replace(tables=tables, missing=[]))
+
+
+def only_queries(contents: Contents) -> Contents:
+    """Drop qrels, lists and exclusions of queries that are no longer there."""
+    kept = {task.name: {item.item_id for item in contents.tables[task.queries]} for task in contents.tasks}
+    return contents._replace(
+        qrels=[q for q in contents.qrels if q.query_id in kept[q.task]],
+        lists=[entry for entry in contents.lists if entry.query_id in kept[entry.task]],
+        excluded=[e for e in contents.excluded if e.query_id in kept[e.task]],
+    )
+
+
+def without_images(contents: Contents, bad: dict[str, str]) -> Contents:
+    """Take out items with unusable images: such a query is a miss, such a candidate is never found."""
+    if not bad:
+        return contents
+    rejects, missing, gone = list(contents.rejects), list(contents.missing), set()
+    tables = {}
+    for name, items in contents.tables.items():
+        reasons = {item.item_id: next((i for i in item.images if i in bad), None) for item in items}
+        for item_id, image in reasons.items():
+            if image is not None:
+                rejects.append((f"{name} {item_id}", image, bad[image]))
+                if asked := [task.name for task in contents.tasks if task.queries == name]:
+                    missing += [(task, item_id) for task in asked]
+                else:
+                    gone.add(item_id)
+        tables[name] = [item for item in items if reasons[item.item_id] is None]
+    lists = [
+        entry._replace(candidate_ids=[c for c in entry.candidate_ids if c not in gone]) for entry in contents.lists
+    ]
+    absent = contents.absent | frozenset(gone)
+    return only_queries(contents._replace(tables=tables, rejects=rejects, missing=missing, absent=absent, lists=lists))
+
+
+def prepare(
+    data: Path,
+    images: Path | None,
+    output: Path,
+    reader: str | None,
+    benchmark: Benchmark | None,
+    reject_limit: float,
+    max_pairs: int | None,
+    max_queries: int | None,
+    workers: int,
+) -> None:
+    """Prepare the pairs (reader) or the benchmark found in the folder `data`."""
+    if (reader is None) == (benchmark is None):
+        raise UserError("give either --reader, for training pairs, or --benchmark")
+    if benchmark is not None:
+        prepare_benchmark(data, images or data, benchmark, max_queries, workers, output)
+    else:
+        prepare_pairs(data, reader or "", reject_limit, max_pairs, output)
+
+
+def main() -> None:
+    """Run from the command line."""
+    made = parser("prepare", __doc__, "--data data/openclipart --reader pictures --output data/prepared/openclipart")
+    made.add_argument("--data", required=True, type=Path, help="folder of a fetched data set")
+    made.add_argument("--images", type=Path, help="folder of a benchmark's images, if not that of its data")
+    made.add_argument("--output", required=True, type=Path, help="folder to write")
+    made.add_argument("--reader", help="for training pairs: a key of pairs.READERS")
+    made.add_argument("--benchmark", type=from_json(Benchmark), help="for a benchmark: its row as JSON")
+    made.add_argument("--reject-limit", type=float, default=0.01, help="largest share of unusable pairs")
+    made.add_argument("--max-pairs", type=int, help="keep the first so many pairs")
+    made.add_argument("--max-queries", type=int, help="keep the first so many queries of each table")
+    made.add_argument("--workers", type=int, default=1, help="threads that check a benchmark's images")
+    run(made, prepare)

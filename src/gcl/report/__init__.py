@@ -1,0 +1,1 @@
+"""Stage 8: scores become tables, figures and a page."""

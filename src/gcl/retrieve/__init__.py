@@ -1,0 +1,1 @@
+"""Stage 6: every query ranks its pools, exactly."""

@@ -1,0 +1,121 @@
+"""Training-free calibration of retrieval scores, with statistics of training pairs only.
+
+center     subtracts each modality's mean from the unit tower outputs, renormalises, then fuses
+zscore     standardises a score by the mean and deviation it has over mismatched training pairs of the
+           same query and candidate modality
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcl.common.arrays import Floats, fuse, unit
+from gcl.common.errors import UserError
+
+MODES = ("none", "center", "zscore", "center_zscore")
+
+
+class Scale(NamedTuple):
+    """Mean and deviation of the scores of mismatched pairs."""
+
+    mean: float
+    deviation: float
+
+
+class Calibration(NamedTuple):
+    """All statistics of one model; `scales` is by mode of the vectors, then "query>candidate"."""
+
+    image_mean: list[float]  # (D,) of unit vectors
+    text_mean: list[float]
+    fused_mean: list[float] | None  # where fusion is native
+    scales: dict[str, dict[str, Scale]]
+
+
+def centered(outputs: Floats, mean: list[float]) -> Floats:
+    """Remove the modality's mean from unit vectors, (n, D) -> (n, D) of length 1."""
+    return unit(unit(outputs) - np.asarray(mean, np.float32))
+
+
+def vectors(
+    image: Floats | None,
+    text: Floats | None,
+    mode: str,
+    fusion: str,
+    stats: Calibration | None,
+    fused: Floats | None = None,
+) -> Floats:
+    """Return the unit vectors that `mode` compares, from (n, D) outputs; `fused` takes the place of both."""
+    if "center" not in mode:
+        return unit(fused) if fused is not None else fuse(image, text, fusion)
+    if stats is None:
+        raise UserError(f"calibration '{mode}' needs statistics of training pairs, and the model has none")
+    if fused is not None:
+        return centered(fused, stats.fused_mean or [])
+    image = None if image is None else centered(image, stats.image_mean)
+    text = None if text is None else centered(text, stats.text_mean)
+    return fuse(image, text, "sum_raw")
+
+
+def mismatched_scales(matched: Mapping[str, Floats]) -> dict[str, Scale]:
+    """Mean and deviation of q_j . c_k over all j != k, by "query's>candidate's" modality, without N x N matrices.
+
+    The sum over all pairs of q_j . c_k is (sum q) . (sum c), that of its square is <Q'Q, C'C>, both in float64; the
+    matched pairs are taken off.
+
+    Args:
+        matched: (N, D) unit vectors by modality, row j of each from the same pair.
+    """
+    exact = {m: x.astype(np.float64) for m, x in matched.items()}
+    sums, squares = {m: x.sum(0) for m, x in exact.items()}, {m: x.T @ x for m, x in exact.items()}
+    scales: dict[str, Scale] = {}
+    for query, candidate in itertools.combinations_with_replacement(exact, 2):
+        own = (exact[query] * exact[candidate]).sum(1)
+        n = len(own) * (len(own) - 1)
+        mean = (sums[query] @ sums[candidate] - own.sum()) / n
+        square = ((squares[query] * squares[candidate]).sum() - (own**2).sum()) / n
+        scale = Scale(float(mean), float(np.sqrt(square - mean**2)))
+        scales |= {f"{query}>{candidate}": scale, f"{candidate}>{query}": scale}
+    return scales
+
+
+def fit(image: Floats, text: Floats, fusion: str, fused: Floats | None = None) -> Calibration:
+    """Fit all statistics on the (N, D) raw outputs of N >= 3 matched training pairs."""
+    if len(image) != len(text) or len(image) < 3:
+        raise UserError(f"calibration needs 3 or more matched pairs, got {len(image)} images and {len(text)} texts")
+    means = [unit(part).mean(0).tolist() for part in (image, text)]
+    stats = Calibration(means[0], means[1], None if fused is None else unit(fused).mean(0).tolist(), {})
+    for mode in ("none", "center"):
+        by_modality = {
+            "image": vectors(image, None, mode, fusion, stats),
+            "text": vectors(None, text, mode, fusion, stats),
+            "image_text": vectors(image, text, mode, fusion, stats, fused),
+        }
+        stats.scales[mode] = mismatched_scales(by_modality)
+    return stats
+
+
+def affine(
+    mode: str, query: str, candidates: Sequence[str], stats: Calibration | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (C,) factors and (C,) offsets of the scores of candidates of the given modalities.
+
+    Within a task the query's modality is fixed, so a z-score is one affine map per candidate modality.
+    """
+    if "zscore" not in mode:
+        return np.ones(len(candidates)), np.zeros(len(candidates))
+    if stats is None:
+        raise UserError(f"calibration '{mode}' needs statistics of training pairs, and the model has none")
+    scales = stats.scales["center" if "center" in mode else "none"]
+    found = [scales[f"{query}>{c}"] for c in candidates]
+    factors = np.array([1 / s.deviation for s in found])
+    offsets = np.array([-s.mean / s.deviation for s in found])
+    return factors, offsets
+
+
+def from_dict(value: dict) -> Calibration:  # type: ignore[type-arg]
+    """Read what Calibration._asdict() became in JSON."""
+    scales = {mode: {k: Scale(*v) for k, v in rows.items()} for mode, rows in value["scales"].items()}
+    return Calibration(value["image_mean"], value["text_mean"], value["fused_mean"], scales)

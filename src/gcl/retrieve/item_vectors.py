@@ -1,0 +1,152 @@
+"""Unit vectors of a benchmark's items, a block at a time, from the outputs for its images and texts."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcl.common.arrays import MODALITIES, Floats, Ints
+from gcl.data.prepared import Table
+from gcl.data.records import split_codes, to_codes
+from gcl.infer.store import Outputs, Stacked, rows_of
+from gcl.retrieve import calibration
+
+NOTHING = -1
+PIECE = 2048  # items at a time: what is made on the way is then in memory that is used again, most of it in a cache
+Several = dict[int, tuple[tuple[int, ...], tuple[float, ...]]]
+
+
+class Source(NamedTuple):
+    """A model's outputs for a prepared benchmark, and how they are fused."""
+
+    outputs: Outputs
+    keys: Ints  # (K,) sorted codes of the (image row, text row) that outputs.fused has; empty unless fusion is native
+    fusion: str
+
+
+class Distinct(NamedTuple):
+    """The U distinct items of some tables in order of first occurrence: equal items share a vector, so they tie."""
+
+    images: Ints  # (U,) row of the image, the first of several; NOTHING for none
+    texts: Ints  # (U,) row of the text; NOTHING for none
+    several: Several  # items of several images: their rows and weights
+    modalities: NDArray[np.int8]  # (U,) into MODALITIES
+    rows: Ints  # (n,) distinct item of every item, one table after the other
+
+
+def distinct_items(tables: Iterable[Table]) -> Distinct:
+    """Find the distinct items of tables that are searched together."""
+    several: dict[tuple[tuple[int, ...], int, tuple[float, ...]], int] = {}
+    found, numbers = numbered(np.concatenate([item_codes(table, several) for table in tables]))
+    known = list(several)
+    images, texts = split_codes(found).T
+    places = np.flatnonzero(found < 0)
+    keys = [known[-1 - code] for code in found[places].tolist()]
+    images[places], texts[places] = [key[0][0] for key in keys], [key[1] for key in keys]
+    modalities = np.where(texts == NOTHING, 0, np.where(images == NOTHING, 1, 2)).astype(np.int8)
+    of_several = {int(place): (key[0], key[2]) for place, key in zip(places, keys, strict=True)}
+    return Distinct(images, texts, of_several, modalities, numbers)
+
+
+def numbered(codes: Ints) -> tuple[Ints, Ints]:
+    """Return the distinct codes in order of first occurrence, and the number of each code among them."""
+    if (codes[1:] > codes[:-1]).all():  # a pool without repeats
+        return codes, np.arange(len(codes))
+    order = np.argsort(codes, kind="stable")
+    is_first = np.concatenate([[True], codes[order[1:]] != codes[order[:-1]]])
+    firsts = order[is_first]
+    number = np.empty(len(firsts), np.int64)
+    number[np.argsort(firsts)] = np.arange(len(firsts))
+    numbers = np.empty(len(codes), np.int64)
+    numbers[order] = number[np.cumsum(is_first) - 1]
+    return codes[np.sort(firsts)], numbers
+
+
+def item_codes(table: Table, several: dict[tuple[tuple[int, ...], int, tuple[float, ...]], int]) -> Ints:
+    """Return a number for each item, equal for equal items; those of several images are below 0 and listed."""
+    codes = to_codes(np.int64(NOTHING), table.text_rows)
+    lengths = table.image_rows.value_lengths().to_numpy()
+    items = np.flatnonzero(lengths)  # those with images
+    lengths = lengths[items]
+    flat = table.image_rows.flatten().to_numpy()
+    starts = np.cumsum(lengths) - lengths
+    codes[items] = to_codes(flat[starts], table.text_rows[items])
+    for place in np.flatnonzero(lengths > 1).tolist():
+        item, rows = int(items[place]), tuple(flat[starts[place] : starts[place] + lengths[place]].tolist())
+        key = (rows, int(table.text_rows[item]), tuple(table.weights[item].as_py()))
+        codes[item] = -1 - several.setdefault(key, len(several))
+    return codes
+
+
+def pooled(outputs: Floats, weights: tuple[float, ...]) -> Floats:
+    """Return one output (D,) for several images (F, D): the weighted mean of their unit vectors, at their mean length.
+
+    The mean of unit vectors is what CoVR's evaluation makes of a video's frames. No weights: equal ones.
+    """
+    length = np.linalg.norm(outputs, axis=1)
+    share = np.asarray(weights or np.full(len(outputs), 1 / len(outputs)), np.float32)
+    mean: Floats = (share @ (outputs / length[:, None])) * length.mean()
+    return mean.astype(np.float32)
+
+
+def unit_vectors(items: Distinct, rows: slice | Ints, source: Source, mode: str, stats: Any) -> Floats:
+    """Return (rows, D) unit vectors of some of the distinct items, calibrated by `mode`."""
+    rows = np.arange(*rows.indices(len(items.images))) if isinstance(rows, slice) else rows
+    found = np.empty((len(rows), source.outputs.text.shape[1]), np.float32)
+    for start in range(0, len(rows), PIECE):
+        fill(found[start : start + PIECE], items, rows[start : start + PIECE], source, mode, stats)
+    return found
+
+
+def fill(found: Floats, items: Distinct, rows: Ints, source: Source, mode: str, stats: Any) -> None:
+    """Write the unit vectors of some distinct items to (rows, D)."""
+    outputs, modalities = source.outputs, items.modalities[rows]
+    for number, modality in enumerate(MODALITIES):
+        places = np.flatnonzero(modalities == number)
+        if not len(places):
+            continue
+        chosen, target = rows[places], slice(None) if len(places) == len(rows) else places
+        if modality == "image_text" and outputs.fused is not None:
+            fused = fused_outputs(items, chosen, outputs.fused, source.keys)
+            found[target] = calibration.vectors(None, None, mode, source.fusion, stats, fused)
+            continue
+        image = None if modality == "text" else image_outputs(items, chosen, outputs.image)
+        text = None if modality == "image" else rows_of(outputs.text, items.texts[chosen])
+        found[target] = calibration.vectors(image, text, mode, source.fusion, stats)
+
+
+def image_outputs(items: Distinct, chosen: Ints, outputs: Floats | Stacked) -> Floats:
+    """Return the outputs of chosen items' images, several of them pooled."""
+    picked = rows_of(outputs, items.images[chosen])
+    for place, item in enumerate(chosen.tolist() if items.several else []):
+        if item in items.several:
+            rows, weights = items.several[item]
+            picked[place] = pooled(rows_of(outputs, np.array(rows)), weights)
+    return picked
+
+
+def fused_outputs(items: Distinct, chosen: Ints, outputs: Floats | Stacked, keys: Ints) -> Floats:
+    """Return the outputs of chosen items' images and texts together, several images pooled."""
+    codes = to_codes(items.images[chosen], items.texts[chosen])
+    picked = rows_of(outputs, np.searchsorted(keys, codes))
+    for place, item in enumerate(chosen.tolist() if items.several else []):
+        if item in items.several:
+            rows, weights = items.several[item]
+            together = to_codes(np.array(rows), np.full(len(rows), items.texts[item]))
+            picked[place] = pooled(rows_of(outputs, np.searchsorted(keys, together)), weights)
+    return picked
+
+
+class Vectors(NamedTuple):
+    """Unit vectors of the distinct items of a table, and where each item's lies."""
+
+    distinct: Floats  # (U, D)
+    rows: Ints  # (n,) into distinct
+    modalities: NDArray[np.int8]  # (U,) into MODALITIES
+
+
+def all_vectors(table: Table, source: Source) -> Vectors:
+    """Return the uncalibrated unit vectors of a small table."""
+    items = distinct_items([table])
+    return Vectors(unit_vectors(items, slice(None), source, "none", None), items.rows, items.modalities)

@@ -1,0 +1,259 @@
+"""Exact search of large pools: a scan in low precision keeps what may be among the best, the rest is dropped unseen.
+
+1. A block's cosines a with all queries come from one product in bf16 (CPU), fp16 (GPU) or fp32. They are off by a
+   bounded amount: with u the unit roundoff of the numbers, d how far rounding has moved the query, and v the roundoff
+   of the result, for unit vectors of D numbers
+
+       |a - q.x| <= d (1 + u) + u + 2^-23 D (sums in fp32) + v |a|
+
+   (Cauchy-Schwarz on the rounded vectors; Higham, Accuracy and Stability of Numerical Algorithms, 3.1), so that
+   scores have a lower and an upper bound.
+2. The k-th best lower bound so far is one of the k-th best score. Whatever's upper bound is below is dropped; the
+   largest of every 32 candidates is looked at first.
+3. What is left (about twice k for each query) is scored in float64, as gcl.ranking does it.
+
+The result is gcl.ranking's, whose slow search of everything the tests compare it with.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gcl.common.arrays import Floats, Ints
+from gcl.data.records import split_codes, to_codes
+from gcl.retrieve.exact import Pool, Query, kept, merged, top_k
+
+BLOCK = 32768  # candidates that are scanned at a time, a multiple of GROUP
+FEW = 4  # queries for which a CPU reads vectors as they are sooner than it rounds them
+GROUP = 32  # candidates of which the best is looked at first, at most
+MANY = 4  # times k: if a block has so many candidates for each query, all of it is scored exactly
+PAIRS = 2048  # of query and candidate, whose vectors are read together
+PIECE = 128  # of them that are float64 at a time; more overflow the second-level cache
+BITS = {2: torch.int16, 4: torch.int32}  # whole numbers as wide as a float
+FRESH = 4  # `low` is made anew when it has missed a fourth of k
+PENDING = 4_000_000  # candidates of all queries that wait for their exact score
+SLACK = 2.0**-20  # of a score of size 1: covers rounding of thresholds and of exact scores to float32
+
+
+class Precision(NamedTuple):
+    """The numbers that a scan computes with."""
+
+    dtype: torch.dtype
+    unit: float  # unit roundoff of the vectors
+    result: float  # twice that of the products
+    least: float  # absolute error of numbers near zero
+
+    def error(self, queries: Tensor) -> Tensor:
+        """Return the bound of step 1 without its last term, (Q,) float64, for (Q, D) queries of length 1 + 1e-5."""
+        exact, width = queries.double(), queries.shape[1]
+        moved = (queries.to(self.dtype).double() - exact).norm(dim=1)
+        rounding = moved * (1 + self.unit) + self.unit + 2 * self.least * width**0.5
+        return (rounding + 2.0**-23 * width) * (1 + 1e-4)
+
+
+BF16 = Precision(torch.bfloat16, 2.0**-9, 2.0**-8, 0.0)
+FP16 = Precision(torch.float16, 2.0**-11, 2.0**-10, 2.0**-25)
+FP32 = Precision(torch.float32, 0.0, 0.0, 0.0)
+
+
+def precision_of(device: torch.device) -> Precision:
+    """Return what is fastest on a device: half precision where it has units for it."""
+    if device.type == "cuda":
+        return FP16
+    found = torch.cpu.get_capabilities()
+    return BF16 if found.get("amx_bf16") or found.get("avx512_bf16") else FP32
+
+
+class Part:
+    """The search of some queries."""
+
+    def __init__(self, query: Query, k: int, precision: Precision, memory: Tensor) -> None:
+        """Take queries, and memory for their products with a block, which all parts share."""
+        self.query, self.k, self.precision, self.device = query, k, precision, memory.device
+        device = self.device
+        n = len(query.vectors)
+        self.group = next((size for size in (GROUP, 8, 4, 2) if 2 * k * size <= BLOCK), 1)
+        asked = torch.from_numpy(query.vectors).to(device)
+        self.error = precision.error(asked)  # (Q,)
+        self.across = asked.to(precision.dtype).T.contiguous()  # (D, Q)
+        self.products = memory[: len(memory) // n * n].view(-1, n)
+        self.factors = torch.from_numpy(query.factors).to(device)  # (Q, 3) float64
+        self.offsets = torch.from_numpy(query.offsets).to(device)
+        self.slack = SLACK * (self.factors + self.offsets.abs())
+        self.least = torch.full((n,), -torch.inf, dtype=torch.float64, device=device)  # k-th best score is this or more
+        self.low = torch.full((n, k), -torch.inf, dtype=torch.float64, device=device)  # best lower bounds
+        self.fresh: list[tuple[Tensor, Tensor]] = []  # queries and lower bounds that `low` has not seen
+        self.pending: list[tuple[Ints, Ints, Floats]] = []  # queries, rows, upper bounds
+        self.scores, self.rows = np.empty((n, 0), np.float32), np.empty((n, 0), np.int64)
+
+    def cuts(self, modality: int) -> Tensor:
+        """Return (Q,) cosines as scanned below which no score reaches the k-th best, in the numbers of the scan."""
+        needed = (self.least - self.slack[:, modality] - self.offsets[:, modality]) / self.factors[:, modality]
+        needed -= self.error
+        needed = needed / (1 + torch.sign(needed) * self.precision.result)
+        # No cosine is below -2; what fills up the last group is. Rounding to the result's numbers must not go up.
+        return (needed - max(self.precision.result, 2.0**-23) * needed.abs()).clamp(min=-2).to(self.precision.dtype)
+
+    def bounds(self, found: Tensor, queries: Tensor, modality: int) -> tuple[Tensor, Tensor]:
+        """Return lower and upper bounds of the scores of scanned cosines."""
+        factor = self.factors[queries, modality]
+        middle = found * factor + self.offsets[queries, modality]
+        off = (self.error[queries] + self.precision.result * found.abs()) * factor + self.slack[queries, modality]
+        return middle - off, middle + off
+
+    def scan(self, block: Tensor, rows: Ints, modality: int) -> bool:
+        """Look at (B, D) candidates of one modality in low precision; False: it can't tell them apart."""
+        groups = -(-len(block) // self.group)
+        found = self.products[: groups * self.group]
+        torch.mm(block, self.across, out=found[: len(block)])
+        found[len(block) :] = -torch.inf
+        found = found.view(groups, self.group, -1)
+        if groups >= self.k and torch.isinf(self.least).any():  # k groups have k candidates as good as their best
+            kth = found.amax(1).T.double().topk(self.k, sorted=False).values.amin(1)
+            self.raise_to(self.bounds(kth, torch.arange(len(kth), device=self.device), modality)[0])
+        cut = self.cuts(modality)
+        group, query = (largest(found, cut) >= cut).nonzero().T
+        inside = found[group, :, query]  # (hits, group)
+        hit, place = (inside >= cut[query, None]).nonzero().T
+        if len(hit) > MANY * self.k * len(self.least):
+            return False
+        queries, values = query[hit], inside[hit, place].double()
+        lower, upper = self.bounds(values, queries, modality)
+        self.fresh.append((queries, lower))
+        if sum(len(queries) for queries, _ in self.fresh) * FRESH > len(self.least) * self.k:
+            self.take()
+        alive = (upper >= self.least[queries]).nonzero()[:, 0]
+        places = (group[hit] * self.group + place)[alive].cpu().numpy()
+        self.pending.append((queries[alive].cpu().numpy(), rows[places], upper[alive].cpu().numpy()))
+        return True
+
+    def search(self, vectors: Floats, rows: Ints, modalities: Ints | NDArray[np.int8]) -> None:
+        """Score all of a block exactly."""
+        best, columns = top_k(self.query.scores(vectors, modalities), self.k)
+        self.keep(best, rows[columns])
+
+    def keep(self, scores: Floats, rows: Ints) -> None:
+        """Add exactly scored candidates to the best."""
+        self.scores, self.rows = merged(self.scores, self.rows, scores, rows, self.k)
+        if self.scores.shape[1] == self.k:
+            self.raise_to(torch.from_numpy(self.scores[:, -1].astype(np.float64)).to(self.device))
+
+    def raise_to(self, least: Tensor) -> None:
+        """Note that the k-th best scores are no less."""
+        self.least = torch.maximum(self.least, least)
+
+    def take(self) -> None:
+        """Update the k best lower bounds of each query."""
+        queries, lower = (torch.cat(parts) for parts in zip(*self.fresh, strict=True))
+        self.fresh = []
+        queries, order = queries.sort(stable=True)
+        counts = queries.bincount(minlength=len(self.least))
+        starts = counts.cumsum(0) - counts
+        padded = self.low.new_full((len(counts), int(counts.max())), -torch.inf)
+        padded[queries, torch.arange(len(queries), device=self.device) - starts[queries]] = lower[order]
+        self.low = torch.cat([self.low, padded], 1).topk(self.k, sorted=False).values
+        self.raise_to(self.low.amin(1))
+
+    def settle(self, pool: Pool) -> None:
+        """Score what waits exactly, if it can still be among the best."""
+        if not self.waiting():
+            return
+        if self.fresh:
+            self.take()
+        queries, rows, upper = (np.concatenate(parts) for parts in zip(*self.pending, strict=True))
+        alive = upper >= self.least.cpu().numpy()[queries]
+        queries, rows = split_codes(np.sort(to_codes(queries[alive], rows[alive]))).T
+        scores = exact_scores(self.query, queries, rows, pool)
+        self.pending = []
+        self.keep(*kept(queries, scores, rows, len(self.least), self.k))
+
+    def waiting(self) -> int:
+        """Return how many candidates wait."""
+        return sum(len(queries) for queries, _, _ in self.pending)
+
+
+def largest(found: Tensor, cut: Tensor) -> Tensor:
+    """Return (groups, Q), which of (groups, G, Q) cosines is the largest of each group, right if it reaches the cut.
+
+    Where all cuts are above zero so is what reaches them, and numbers above zero are in the order of their bits, which
+    a CPU compares in a third of the time.
+    """
+    if found.device.type == "cpu" and bool((cut > 0).all()):
+        return found.view(BITS[found.element_size()]).amax(1).view(found.dtype)
+    return found.amax(1)
+
+
+def exact_scores(query: Query, queries: Ints, rows: Ints, pool: Pool) -> Floats:
+    """Return the scores of some queries with some rows, (n,) each, sorted by query, as gcl.ranking defines them."""
+    cosines = np.empty(len(rows))
+    asked = query.vectors.astype(np.float64)
+    starts = np.searchsorted(queries, np.arange(len(asked) + 1))
+
+    def score(first: int, last: int) -> None:
+        begin = starts[first]
+        vectors = pool.vectors(rows[begin : starts[last]])
+        for number in range(first, last):
+            for start in range(starts[number], starts[number + 1], PIECE):
+                own = slice(start, min(start + PIECE, starts[number + 1]))
+                cosines[own] = vectors[own.start - begin : own.stop - begin].astype(np.float64) @ asked[number]
+
+    bounds = [0]  # as many queries at a time as ask for PAIRS rows
+    while bounds[-1] < len(asked):
+        more = int(np.searchsorted(starts, starts[bounds[-1]] + PAIRS, side="right")) - 1
+        bounds.append(max(bounds[-1] + 1, more))
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(score, bounds, bounds[1:]))
+    modalities = pool.modalities[rows]
+    return (cosines * query.factors[queries, modalities] + query.offsets[queries, modalities]).astype(np.float32)
+
+
+def best_of_pool(
+    queries: list[Query], pool: Pool, k: int, device: torch.device, precision: Precision | None = None
+) -> tuple[Floats, Ints]:
+    """Return the k best of a pool for each query, as ranking.best_of_pool does.
+
+    Args:
+        queries: parts of them, each as large as one product should have.
+        pool: read twice, once in order and once where the best lie.
+        k: 1 <= k; at most the size of the pool are returned.
+        device: where it is scanned.
+        precision: of the scan; the device's best if None.
+
+    Returns:
+        Scores (Q, min(k, C)) float32, highest first, and rows of the pool (Q, min(k, C)); ties to the lower row.
+    """
+    few = sum(len(query.vectors) for query in queries) < FEW and device.type == "cpu"
+    precision = precision or (FP32 if few else precision_of(device))
+    memory = torch.empty(BLOCK * max(len(q.vectors) for q in queries), dtype=precision.dtype, device=device)
+    parts = [Part(query, min(k, pool.size), precision, memory) for query in queries]
+    for start, vectors, block in blocks(pool, device, precision):
+        modalities = pool.modalities[start : start + len(block)]
+        for modality in np.unique(modalities).tolist():
+            chosen = np.flatnonzero(modalities == modality)
+            some = block if len(chosen) == len(block) else block[torch.from_numpy(chosen).to(device)]
+            for part in parts:
+                if not part.scan(some, start + chosen, modality):
+                    part.search(vectors[chosen], start + chosen, modalities[chosen])
+                if part.waiting() > PENDING // len(parts):
+                    part.settle(pool)
+    for part in parts:
+        part.settle(pool)
+    return np.concatenate([p.scores for p in parts]), np.concatenate([p.rows for p in parts])
+
+
+def blocks(pool: Pool, device: torch.device, precision: Precision) -> Iterator[tuple[int, Floats, Tensor]]:
+    """Yield first rows, vectors, and the same rounded in memory that the next block overwrites."""
+    memory: Tensor | None = None
+    for start in range(0, pool.size, BLOCK):
+        vectors = pool.vectors(slice(start, min(start + BLOCK, pool.size)))
+        plain = torch.from_numpy(vectors)
+        if plain.dtype == precision.dtype and device.type == "cpu":
+            yield start, vectors, plain
+            continue
+        memory = torch.empty_like(plain, dtype=precision.dtype, device=device) if memory is None else memory
+        yield start, vectors, memory[: len(plain)].copy_(plain)

@@ -1,0 +1,149 @@
+"""Rank the pools of a benchmark for every query, exactly.
+
+In:  a prepared benchmark, tower outputs of its images and texts (seed0/, ...), the exported model.
+Out: a run as Parquet: seed, task, pool, calibration, query_id, candidate_id, rank, score; on request the
+     same as TREC files, one per seed, task, pool and calibration.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gcl.common.arrays import FUSIONS
+from gcl.common.command import parser, run
+from gcl.common.devices import NO_CUDA, claim_gpu, has_cuda
+from gcl.common.errors import UserError
+from gcl.common.files import atomic_path
+from gcl.common.names import lookup
+from gcl.common.progress import progress
+from gcl.common.rows import made_by
+from gcl.data.prepared import PreparedBenchmark, read_benchmark
+from gcl.data.records import fused_keys, to_codes
+from gcl.infer.model_folder import read_export
+from gcl.infer.store import Outputs, read_outputs
+from gcl.retrieve import calibration
+from gcl.retrieve.item_vectors import Source
+from gcl.retrieve.run_file import STORED, run_table, write_trec
+from gcl.retrieve.task_ranker import Ranker
+
+
+def check_rows(bench: PreparedBenchmark, outputs: Outputs, combinations: int, folder: Path) -> None:
+    """Raise ValueError if the embeddings are not of this benchmark, or not of one model."""
+    images = 1 + max(int(t.image_rows.flatten().to_numpy().max(initial=-1)) for t in bench.tables.values())
+    texts = 1 + max(int(t.text_rows.max()) for t in bench.tables.values())
+    wanted_rows = (images, texts, combinations)
+    for name, array, wanted in zip(("image", "text", "image_text"), outputs, wanted_rows, strict=True):
+        if array is None:
+            continue
+        if len(array) != wanted:
+            raise UserError(
+                f"{folder}/{name}.npy has {len(array)} rows, the benchmark {wanted}; delete it and run `infer` again"
+            )
+        if array.shape[1] != outputs.image.shape[1]:
+            raise UserError(
+                f"{folder}: images are {outputs.image.shape[1]}-d and {name}s {array.shape[1]}-d; are they one model's?"
+            )
+
+
+def read_source(prepared: Path, embeddings: Sequence[Path], shared: Path | None, fusion: str) -> Source:
+    """Read what a model made of a prepared benchmark."""
+    lookup(dict.fromkeys(FUSIONS), str(fusion), "fusion", "src/gcl/common/arrays.py")
+    outputs = read_outputs(embeddings, shared)
+    keys = to_codes(*fused_keys(prepared).T) if outputs.fused is not None else np.empty(0, np.int64)
+    return Source(outputs, keys, fusion)
+
+
+def rank_seed(
+    bench: PreparedBenchmark,
+    prepared: Path,
+    embeddings: Sequence[Path],
+    shared: Path | None,
+    onnx: Path,
+    modes: list[str],
+    k: int,
+    device: str,
+) -> Iterator[pa.Table]:
+    """Yield the rankings of one seed for all calibrations, tasks and pools."""
+    about = read_export(onnx)
+    with made_by("export", onnx):
+        stats = calibration.from_dict(about["calibration"]) if "calibration" in about else None
+        seed = int(about.get("seed", 0))
+    if not 0 <= seed < 2**15:
+        raise UserError(f"{onnx}/export.json: seed {seed}, expected 0 to {2**15 - 1}")
+    source = read_source(prepared, embeddings, shared, about["fusion"])
+    check_rows(bench, source.outputs, len(source.keys), embeddings[-1])
+    ranker = Ranker(bench, source, stats, device)
+    for mode in modes:
+        for task in progress(bench.tasks, f"rank ({mode})", "task"):
+            for pool in task.pools:
+                yield run_table(task, pool, mode, seed, ranker.rank(task, pool, mode, k), bench)
+
+
+def retrieve(
+    prepared: Path,
+    embeddings: list[Path],
+    shared: Path | None,
+    onnx: Path,
+    calibrations: list[str],
+    depth: int,
+    device: str,
+    trec: Path | None,
+    output: Path,
+) -> None:
+    """Rank every pool for every query, seed and calibration.
+
+    Raises:
+        UserError: embeddings of another benchmark, NaN in them, or no seed at all.
+    """
+    if not 1 <= depth < 2**15:  # ranks have 16 bits
+        raise UserError(f"--depth {depth}: expected 1 to {2**15 - 1}")
+    if device == "cuda" and not has_cuda():  # also where no pool is large enough to be searched there
+        raise UserError(NO_CUDA)
+    if device != "cpu":
+        claim_gpu()
+    bench = read_benchmark(prepared, lists=True)
+    if (embeddings[-1] / "image.npy").exists():
+        models = [(embeddings, onnx)]
+    else:
+        seeds = [seed.name for seed in sorted(embeddings[-1].glob("seed*"))]
+        models = [([folder / seed for folder in embeddings], onnx / seed) for seed in seeds]
+    if not models:
+        raise UserError(f"{embeddings[-1]} holds neither image.npy nor folders of seeds; run `infer`")
+    with atomic_path(output) as temporary:
+        writer = None
+        for folders, model in models:
+            for table in rank_seed(bench, prepared, folders, shared, model, calibrations, depth, device):
+                writer = writer or pq.ParquetWriter(temporary, table.schema, **STORED)
+                writer.write_table(table, row_group_size=max(1, len(table)))  # one group per ranking, as `score` reads
+                if trec is not None:
+                    write_trec(table, trec, output.stem)
+        if writer is not None:
+            writer.close()
+
+
+def main() -> None:
+    """Run from the command line."""
+    made = parser(
+        "retrieve", __doc__, "--prepared data/prepared/clipart9 --embeddings ... --onnx ... --output run.parquet"
+    )
+    made.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
+    made.add_argument(
+        "--embeddings",
+        required=True,
+        nargs="+",
+        type=Path,
+        help="what `infer` wrote: a model or its seeds; several parts in order, those of earlier benchmarks first",
+    )
+    made.add_argument("--shared", type=Path, help="what `share` wrote, if earlier benchmarks' embeddings are given")
+    made.add_argument("--onnx", required=True, type=Path, help="the exported model or seeds it was made with")
+    made.add_argument("--calibrations", nargs="+", default=["none"], choices=calibration.MODES)
+    made.add_argument("--depth", type=int, default=100, help="candidates kept per query")
+    made.add_argument(
+        "--device", default="auto", choices=["auto", "cuda", "cpu"], help="where a large pool is searched"
+    )
+    made.add_argument("--trec", type=Path, help="folder for TREC run files")
+    made.add_argument("--output", required=True, type=Path, help="Parquet file to write")
+    run(made, retrieve)

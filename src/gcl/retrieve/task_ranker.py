@@ -1,0 +1,163 @@
+"""Rankings of the pools of a benchmark by one model, for every query."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gcl.common.arrays import MODALITIES, Floats, Ints
+from gcl.data.items import Task
+from gcl.data.prepared import PreparedBenchmark
+from gcl.retrieve import calibration
+from gcl.retrieve.exact import Pool, Query, best_of_pool, expanded, members_of, rank_list
+from gcl.retrieve.item_vectors import Distinct, Source, distinct_items, unit_vectors
+
+QUERIES = 1024  # that are scored at a time
+KEPT = 16384  # items of a table up to which their vectors are kept for the next task
+WORTH_A_SCAN = 50_000_000  # scores; below, plain search is done before torch is imported
+
+
+class Ranked(NamedTuple):
+    """One pool ranked for every query of a task."""
+
+    scores: list[Floats]  # per query, highest first
+    rows: list[Ints]  # per query, rows of the pool
+
+
+class Ranker:
+    """Ranks pools; finds the distinct items of tables once, and reads a pool once for all tasks that search it."""
+
+    def __init__(self, bench: PreparedBenchmark, source: Source, stats: Any, device: str) -> None:
+        self.bench, self.source, self.stats, self.device = bench, source, stats, device
+        self.known: dict[tuple[str, ...], Distinct] = {}
+        self.kept: dict[tuple[str, ...], Floats] = {}
+        self.kept_mode = ""
+        # By tables and mode: of each table of distinct queries the best scores and items.
+        self.found: dict[tuple[tuple[str, ...], str], dict[str, tuple[Floats, Ints]]] = {}
+
+    def distinct(self, names: tuple[str, ...]) -> Distinct:
+        """Return the distinct items of tables."""
+        if names not in self.known:
+            self.known[names] = distinct_items([self.bench.tables[name] for name in names])
+        return self.known[names]
+
+    def pool(self, names: tuple[str, ...], mode: str) -> Pool:
+        """Return the distinct items of tables, to be searched."""
+        items = self.distinct(names)
+        if mode != self.kept_mode:
+            self.kept, self.kept_mode = {}, mode
+        if names not in self.kept and len(items.images) <= KEPT:
+            self.kept[names] = self.vectors(items, slice(None), mode)
+        if names in self.kept:
+            return Pool(len(items.images), self.kept[names].__getitem__, items.modalities)
+        return Pool(len(items.images), lambda rows: self.vectors(items, rows, mode), items.modalities)
+
+    def vectors(self, items: Distinct, rows: slice | Ints, mode: str) -> Floats:
+        """Return unit vectors of some distinct items."""
+        return unit_vectors(items, rows, self.source, mode, self.stats)
+
+    def queries(self, names: tuple[str, ...], mode: str) -> list[Query]:
+        """Return distinct queries in parts, with what makes scores of their cosines."""
+        items = self.pool(names, mode)
+        found = set(items.modalities.tolist())
+        maps = {m: calibration.affine(mode, MODALITIES[m], MODALITIES, self.stats) for m in found}
+        parts = [slice(start, min(start + QUERIES, items.size)) for start in range(0, items.size, QUERIES)]
+        queries = []
+        for part in parts:
+            factors, offsets = (np.stack([maps[m][i] for m in items.modalities[part].tolist()]) for i in range(2))
+            queries.append(Query(items.vectors(part), factors, offsets))
+        return queries
+
+    def rank(self, task: Task, pool: str, mode: str, k: int) -> Ranked:
+        """Rank a pool: the whole of it, or each query's own list."""
+        tables = tuple(task.pools[pool])
+        items, asked = self.distinct(tables), self.distinct((task.queries,)).rows
+        if pool in task.listed:
+            return self.rank_lists(task, pool, self.queries((task.queries,), mode), asked, mode, k)
+        users = self.users(tables)
+        if (tables, mode) not in self.found:
+            self.found[tables, mode] = self.search(users, tables, mode, k)
+        best, groups = self.found[tables, mode][task.queries]
+        if (task, pool) == users[-1]:  # the last that asks
+            del self.found[tables, mode]
+        k_all = k + self.excluded_most(task)
+        scores, rows = expanded(best[asked], groups[asked], members_of(items.rows, len(items.images)), k_all)
+        return without(Ranked(scores, rows), self.excluded_rows(task, pool), k)
+
+    def users(self, tables: tuple[str, ...]) -> list[tuple[Task, str]]:
+        """Return the tasks that search all of some tables, and what they call them."""
+        return [
+            (task, pool)
+            for task in self.bench.tasks
+            for pool, names in task.pools.items()
+            if tuple(names) == tables and pool not in task.listed
+        ]
+
+    def search(
+        self, users: list[tuple[Task, str]], tables: tuple[str, ...], mode: str, k: int
+    ) -> dict[str, tuple[Floats, Ints]]:
+        """Read a pool once for all tasks: return the best items for each table of distinct queries."""
+        names = list(dict.fromkeys(task.queries for task, _ in users))
+        parts = [self.queries((name,), mode) for name in names]
+        k_all = k + max(self.excluded_most(task) for task, _ in users)
+        best, rows = search([query for part in parts for query in part], self.pool(tables, mode), k_all, self.device)
+        ends = np.cumsum([sum(len(query.vectors) for query in part) for part in parts])[:-1]
+        return dict(zip(names, zip(np.split(best, ends), np.split(rows, ends), strict=True), strict=True))
+
+    def excluded_most(self, task: Task) -> int:
+        """Return how many candidates a query has that are not ranked for it, at most."""
+        return max(map(len, self.bench.excluded[task.name].values()), default=0)
+
+    def excluded_rows(self, task: Task, pool: str) -> list[set[int]]:
+        """Return per query the rows of a pool that are not ranked for it."""
+        out = self.bench.excluded[task.name]
+        if not out:
+            return []
+        ids = pa.array(sorted(set().union(*out.values())), pa.string())
+        found = pc.index_in(ids, value_set=self.bench.pool_ids(task, pool)).to_pylist()
+        row_of = {item_id: row for item_id, row in zip(ids.to_pylist(), found, strict=True) if row is not None}
+        return [{row_of[c] for c in out.get(query, ()) if c in row_of} for query in self.bench.queries(task)]
+
+    def rank_lists(self, task: Task, pool: str, queries: list[Query], asked: Ints, mode: str, k: int) -> Ranked:
+        """Rank each query's own list."""
+        items = self.distinct(tuple(task.pools[pool]))
+        lists = self.bench.lists[task.name, pool]
+        ids = self.bench.queries(task)
+        own = [np.unique(items.rows[lists[query]], return_inverse=True) for query in ids]
+        used, compact = np.unique(np.concatenate([u for u, _ in own]), return_inverse=True)
+        vectors, modalities = self.vectors(items, used, mode), items.modalities[used]
+        ranked = Ranked([], [])
+        at = 0
+        for number, (query, (distinct, places)) in enumerate(zip(ids, own, strict=True)):
+            chosen = compact[at : at + len(distinct)]
+            at += len(distinct)
+            part, row = divmod(int(asked[number]), QUERIES)
+            one = queries[part].row(row)
+            scores, found = rank_list(one, vectors[chosen], modalities[chosen], places, k)
+            ranked.scores.append(scores)
+            ranked.rows.append(lists[query][found].astype(np.int64))
+        return ranked
+
+
+def search(queries: list[Query], pool: Pool, k: int, device: str) -> tuple[Floats, Ints]:
+    """Return the k best of a pool for each query, by what is done first; the result is the same."""
+    if pool.size * sum(len(query.vectors) for query in queries) < WORTH_A_SCAN:
+        return best_of_pool(queries, pool, k)
+    from gcl.common.torch_device import choose_device
+    from gcl.retrieve import pruned_scan as scan
+
+    return scan.best_of_pool(queries, pool, k, choose_device(device))
+
+
+def without(ranked: Ranked, excluded: list[set[int]], k: int) -> Ranked:
+    """Drop each query's excluded rows, and what is beyond k."""
+    if not excluded:
+        return ranked
+    kept = [
+        np.array([i for i, row in enumerate(rows.tolist()) if row not in out][:k], np.int64)
+        for rows, out in zip(ranked.rows, excluded, strict=True)
+    ]
+    return Ranked(
+        [s[i] for s, i in zip(ranked.scores, kept, strict=True)], [r[i] for r, i in zip(ranked.rows, kept, strict=True)]
+    )

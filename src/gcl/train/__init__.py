@@ -1,0 +1,1 @@
+"""Stage 3: a recipe and pairs become checkpoints."""

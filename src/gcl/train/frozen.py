@@ -1,0 +1,156 @@
+"""Train projection heads on features of frozen towers that were computed once per view."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from gcl.common.errors import UserError
+from gcl.common.progress import progress
+from gcl.config.recipes import Recipe
+from gcl.data.records import fused_keys, read_pairs, to_codes
+from gcl.losses.gcl import duplicates
+from gcl.models.base import Keys
+from gcl.train.head import Head, apply_folded
+from gcl.train.optimizer import Curve, Steps
+from gcl.train.recipe_loss import recipe_loss, triplet
+
+PARITY_ROWS = 32
+
+
+class Features(NamedTuple):
+    """Tower outputs of the training pairs."""
+
+    images: Tensor  # (2 P, F) float32, the pairs' images and then the same mirrored
+    text: Tensor  # (T, G) of distinct texts
+    fused: Tensor | None  # (K, F) of image and text together, never mirrored, where fusion is native
+    image_ids: Tensor  # (P,) equal for equal images
+    text_rows: Tensor  # (P, V) rows of `text`, the full caption first; short lists repeat their first
+    fused_rows: Tensor  # (P, V) rows of `fused`
+    views: Tensor  # (P,) how many of them are distinct
+    sentences: Tensor | None  # (T, S) unit features of the texts by a sentence encoder, for loss.separation
+
+
+def read_features(pairs: Path, features: Path, sentences: Path | None) -> Features:
+    """Read tower outputs of a prepared folder of pairs."""
+    prepared = read_pairs(pairs)
+
+    def read(name: str) -> Tensor:
+        return torch.from_numpy(np.load(features / f"{name}.npy"))
+
+    image, flipped = read("image"), read("image_flipped")
+    rows = torch.from_numpy(prepared.image_rows.copy())
+    if int(rows.max()) >= len(image):
+        raise UserError(f"{features} has {len(image)} images, the pairs name row {int(rows.max())}; run `infer` again")
+    widest = max(map(len, prepared.text_rows))
+    padded = [row + row[:1] * (widest - len(row)) for row in prepared.text_rows]
+    codes = to_codes(*fused_keys(pairs).T)
+    together = np.searchsorted(codes, to_codes(prepared.image_rows[:, None], np.array(padded)))
+    fused = read("image_text") if (features / "image_text.npy").exists() else None
+    return Features(
+        torch.cat([image[rows], flipped[rows]]),
+        read("text"),
+        fused,
+        rows,
+        torch.tensor(padded),
+        torch.from_numpy(together),
+        torch.tensor([len(row) for row in prepared.text_rows]),
+        None if sentences is None else normalize(torch.from_numpy(np.load(sentences / "text.npy")), dim=1),
+    )
+
+
+class Batch(NamedTuple):
+    """One step's features by modality, and content ids."""
+
+    features: dict[str, Tensor]
+    image_ids: Tensor
+    text_ids: Tensor
+
+
+def batches(data: Features, recipe: Recipe, generator: torch.Generator) -> Iterator[Batch]:
+    """Yield one epoch of shuffled batches; each pair draws one of its captions and may be mirrored.
+
+    The last pairs that don't fill a batch wait for another epoch's order.
+    """
+    n, size = len(data.image_ids), recipe.batch_size
+    order = torch.randperm(n, generator=generator)
+    for start in range(0, n - size + 1, size):
+        rows = order[start : start + size]
+        mirrored = torch.rand(size, generator=generator) < (0.5 if recipe.flip else 0.0)
+        draw = torch.rand(size, generator=generator)
+        view = (draw * data.views[rows]).long()
+        texts = data.text_rows[rows, view]
+        features = {"image": data.images[rows + n * mirrored], "text": data.text[texts]}
+        if data.fused is not None:
+            features["image_text"] = data.fused[data.fused_rows[rows, view]]
+        yield Batch(features, data.image_ids[rows], texts)
+
+
+def standardised(data: Features, keys: dict[str, Keys], embedding: int, dropout: float) -> tuple[Features, dict]:
+    """Make the heads, by their keys, and the features as the heads take them."""
+    full = data.text[data.text_rows[:, 0]]
+    plain = data.images[: len(data.image_ids)]
+    if data.fused is None:
+        heads = {
+            keys["image"]: Head(keys["image"], plain, embedding, dropout),
+            keys["text"]: Head(keys["text"], full, embedding, dropout),
+        }
+    else:  # one head after an encoder that reads all three
+        heads = {keys["image"]: Head(keys["image"], torch.cat([plain, full]), embedding, dropout)}
+    by_modality = {modality: heads[key] for modality, key in keys.items()}
+    fused = None if data.fused is None else by_modality["image_text"].standardise(data.fused)
+    images, text = by_modality["image"].standardise(data.images), by_modality["text"].standardise(data.text)
+    return data._replace(images=images, text=text, fused=fused), by_modality
+
+
+def train_heads(
+    data: Features,
+    recipe: Recipe,
+    keys: dict[str, Keys],
+    fusion: str,
+    embedding: int,
+    seed: int,
+    start: dict[str, Tensor] | None,
+    name: str,
+) -> tuple[dict[str, Tensor], Curve]:
+    """Train the heads of one seed; return their tensors and the curve.
+
+    Raises:
+        UserError: fewer pairs than one batch, or a loss that is no longer finite.
+    """
+    per_epoch = len(data.image_ids) // recipe.batch_size
+    if per_epoch == 0:
+        raise UserError(f"{len(data.image_ids)} pairs don't fill one batch of {recipe.batch_size}; lower batch_size")
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    data, by_modality = standardised(data, keys, embedding, recipe.dropout)
+    heads = list(dict.fromkeys(by_modality.values()))
+    if start is not None:
+        for head in heads:
+            head.unfold(start)
+    steps = Steps((p for head in heads for p in head.parameters()), recipe, per_epoch, name)
+    temperature = recipe.loss.temperature
+    if temperature == "learned":
+        raise UserError(f"{name}: heads have no logit scale to learn; give a temperature")
+    stream = (batch for _ in range(recipe.epochs) for batch in batches(data, recipe, generator))
+    for _, batch in zip(progress(range(steps.total), name, "step"), stream, strict=False):
+        steps.begin()
+        same = duplicates(batch.image_ids, batch.text_ids)
+        unit = triplet({m: by_modality[m](x) for m, x in batch.features.items()}, fusion)
+        said = data.sentences[batch.text_ids] if data.sentences is not None and recipe.loss.separation else None
+        loss = recipe_loss(unit, recipe.loss, temperature, same, said)
+        loss.backward()
+        steps.end(loss.item(), same.shape[1])
+    return {k: v for head in heads for k, v in head.folded().items()}, steps.curve
+
+
+def parity_sample(data: Features, keys: dict[str, Keys], state: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Return features and torch's outputs for them, the reference of the ONNX export."""
+    given = {"image": data.images, "text": data.text, "image_text": data.fused}
+    sample = {m: x[:PARITY_ROWS] for m in keys if (x := given[m]) is not None}
+    outputs = {f"{m}_outputs": apply_folded(keys[m], state, x).numpy() for m, x in sample.items()}
+    return {f"{m}_features": x.numpy() for m, x in sample.items()} | outputs

@@ -1,0 +1,162 @@
+"""Train one recipe, all its seeds.
+
+In:  prepared pairs; for `trainable: heads` the towers' features of them, else the backbone's weights; the
+     checkpoints of the recipe that is continued, if any.
+Out: <output>/seed<n>/ with weights as safetensors, checkpoint.json, curve.csv and, for heads, parity.npz;
+     a fully trained open_clip model loads with open_clip.create_model("local-dir:<output>/seed<n>").
+
+A recipe of full training that is killed goes on from --resume to the same result. Several GPUs, or processes:
+`torchrun --nproc-per-node 2 -m gcl.train ...`; batch_size is that of all together, and so are the negatives.
+"""
+
+import logging
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gcl.common.command import parser, run
+from gcl.common.devices import claim_gpu
+from gcl.common.errors import UserError
+from gcl.common.files import atomic_path
+from gcl.common.rows import from_json
+from gcl.config.backbones import Backbone
+from gcl.config.datasets import Dataset
+from gcl.config.recipes import Recipe
+from gcl.models.checkpoints import describe, read_checkpoint, write_checkpoint, write_model
+
+log = logging.getLogger(__name__)
+
+
+class Paths(NamedTuple):
+    """Where a training reads and writes."""
+
+    pairs: Path
+    data: Path
+    features: Path | None
+    init: Path | None
+    sentences: Path | None
+    resume: Path | None
+    tensorboard: Path | None
+    device: str
+    threads: int
+
+
+def rank_index() -> int:
+    """Return this process's number among those that torchrun started, 0 without it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def train_heads_seed(
+    name: str, backbone: Backbone, recipe: Recipe, seed: int, paths: Paths, about: dict[str, Any], folder: Path
+) -> None:
+    """Train the heads of one seed into `folder`."""
+    import numpy as np
+    import torch
+
+    from gcl.common.names import lookup
+    from gcl.models import FAMILIES
+    from gcl.train.frozen import parity_sample, read_features, train_heads
+
+    # One thread: the result doesn't depend on how many cores the job was given.
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # gradients of far negatives are denormal, and slow as such
+    keys = lookup(FAMILIES, backbone.family, "backbone family", "src/gcl/models/__init__.py").heads
+    if keys is None:
+        raise UserError(f"family {backbone.family} has no heads to train; set `trainable: all`, or a list of layers")
+    if paths.features is None:
+        raise UserError("trainable: heads needs --features, the towers' outputs for the pairs")
+    start = None if paths.init is None else read_checkpoint(paths.init / f"seed{seed}", name)
+    data = read_features(paths.pairs, paths.features, paths.sentences)
+    label = f"train {folder.parent.name} seed {seed}"
+    width = backbone.model_cfg["embed_dim"]
+    state, curve = train_heads(data, recipe, keys, backbone.fusion, width, seed, start, label)
+    write_checkpoint(folder, "heads.safetensors", state, about | describe(name, recipe, seed), curve)
+    np.savez(folder / "parity.npz", **parity_sample(data, keys, state))  # type: ignore[arg-type]
+
+
+def train_whole_seed(
+    name: str, backbone: Backbone, recipe: Recipe, seed: int, paths: Paths, about: dict[str, Any], folder: Path
+) -> None:
+    """Train the weights of one seed; the first process writes them to `folder`."""
+    import torch
+
+    from gcl.train.full import train_all
+
+    torch.set_num_threads(paths.threads)
+    built, curve = train_all(name, backbone, recipe, seed, paths, f"train {folder.parent.name} seed {seed}")
+    if rank_index() == 0:
+        write_model(folder, built, about | describe(name, recipe, seed), curve)
+
+
+def train(
+    name: str,
+    backbone: Backbone,
+    recipe: Recipe,
+    seeds: list[int],
+    pairs: Path,
+    data: Path,
+    dataset: Dataset | None,
+    features: Path | None,
+    init: Path | None,
+    sentences: Path | None,
+    resume: Path | None,
+    tensorboard: Path | None,
+    device: str,
+    workers: int,
+    output: Path,
+) -> None:
+    """Train every seed; heads of several at a time if `workers` allows, with the same result."""
+    if recipe.trainable != "heads" and device != "cpu":
+        claim_gpu()
+    paths = Paths(pairs, data, features, init, sentences, resume, tensorboard, device, workers)
+    about: dict[str, Any] = {"fusion": backbone.fusion}
+    if dataset is not None:
+        about["data"] = {"name": pairs.name, "source": dataset.source, "licence": dataset.licence}
+    seed_of = train_heads_seed if recipe.trainable == "heads" else train_whole_seed
+    if rank_index():  # another process writes
+        for seed in seeds:
+            seed_of(name, backbone, recipe, seed, paths, about, output / f"seed{seed}")
+        return
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        tasks = [(name, backbone, recipe, seed, paths, about, folder / f"seed{seed}") for seed in seeds]
+        if workers == 1 or len(seeds) == 1 or recipe.trainable != "heads":
+            for task in tasks:
+                seed_of(*task)
+        else:
+            with multiprocessing.get_context("fork").Pool(min(workers, len(seeds))) as pool:
+                pool.starmap(seed_of, tasks, chunksize=1)
+    if resume is not None:
+        shutil.rmtree(resume, ignore_errors=True)
+
+
+def main() -> None:
+    """Run from the command line."""
+    made = parser("train", __doc__, "--name clip_lite --backbone '{...}' --recipe '{...}' --seeds 0 1 2 ...")
+    what = made.add_argument_group("what is trained")
+    what.add_argument("--name", required=True, help="row of config/backbones.yaml")
+    what.add_argument("--backbone", required=True, type=from_json(Backbone), metavar="JSON", help="that row")
+    what.add_argument(
+        "--recipe", required=True, type=from_json(Recipe), metavar="JSON", help="row of config/recipes.yaml"
+    )
+    what.add_argument("--seeds", required=True, type=int, nargs="+", metavar="SEED", help="each is a model of its own")
+    read = made.add_argument_group("what is read")
+    read.add_argument("--pairs", required=True, type=Path, metavar="FOLDER", help="training pairs, as `prepare` writes")
+    read.add_argument("--data", type=Path, default=Path("data"), metavar="FOLDER", help="fetched data sets (data)")
+    read.add_argument("--dataset", type=from_json(Dataset), metavar="JSON", help="row of the pairs, for the model card")
+    read.add_argument(
+        "--features", type=Path, metavar="FOLDER", help="towers' outputs for the pairs (trainable: heads)"
+    )
+    read.add_argument("--init", type=Path, metavar="FOLDER", help="checkpoints of the recipe that is continued")
+    read.add_argument(
+        "--sentences", type=Path, metavar="FOLDER", help="captions' features by a sentence encoder (loss.separation)"
+    )
+    how = made.add_argument_group("how")
+    how.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"], help="for training of towers (auto)")
+    how.add_argument("--workers", type=int, default=1, metavar="N", help="seeds of heads at a time; threads else (1)")
+    how.add_argument("--resume", type=Path, metavar="FOLDER", help="states of an interrupted run, removed at the end")
+    how.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="TensorBoard scalars")
+    made.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="checkpoints to write")
+    run(made, train)

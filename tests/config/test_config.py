@@ -1,0 +1,98 @@
+import json
+
+import pytest
+
+from gcl.common.rows import from_json, load_yaml, parse, to_json
+from gcl.config.project import load, schema
+from gcl.config.recipes import Recipe, ancestry
+from gcl.losses.denominators import OWN_COLUMNS
+from gcl.models import FAMILIES
+from gcl.prepare import benchmarks, pairs
+
+
+def changed(root, **keys):
+    return load({**load_yaml(root / "config/config.yaml"), **keys}, root / "config")
+
+
+def test_schema_file_is_what_the_dataclasses_say(root):
+    assert json.loads((root / "workflow/schemas/config.schema.json").read_text()) == schema()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "paper.yaml", "smoke.yaml"])
+def test_every_configuration_loads(root, name):
+    base = load_yaml(root / "config/config.yaml")
+    assert load({**base, **load_yaml(root / "config" / name)}, root / "config").config.backbones
+
+
+def test_every_row_names_code_that_exists(project):
+    assert {row.family for row in project.backbones.values()} <= set(FAMILIES)
+    assert {row.reader for row in project.benchmarks.values()} <= set(benchmarks.READERS)
+    assert {row.pairs for row in project.datasets.values() if row.pairs} <= set(pairs.READERS)
+    assert {row.loss.denominator for row in project.recipes.values()} <= set(OWN_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"backbones": ["clip_lit"]}, r"unknown backbone 'clip_lit' \(did you mean 'clip_lite'\?\).*backbones.yaml"),
+        ({"benchmarks": ["clipart8"]}, r"unknown benchmark 'clipart8' \(did you mean 'clipart9'\?\).*benchmarks.yaml"),
+        ({"pairs": "openclipar"}, r"unknown data set 'openclipar' \(did you mean 'openclipart'\?\)"),
+        ({"deppth": 3}, r"unknown key 'deppth' \(did you mean 'depth'\?\)"),
+        ({"depth": "many"}, r"depth: .*integer.*found 'many'"),
+        ({"device": "tpu"}, r"device: .*found 'tpu'"),
+        ({"experiments": []}, r"experiments: .*at least 1"),
+    ],
+)
+def test_a_bad_choice_is_named_with_what_was_expected(root, keys, message):
+    with pytest.raises(ValueError, match=message):
+        changed(root, **keys)
+
+
+def experiment(*recipes, **more):
+    return [{"name": "x", "recipes": list(recipes), "seeds": [0], "calibrations": ["none"], **more}]
+
+
+def test_an_unknown_recipe_is_answered_with_a_suggestion(root):
+    with pytest.raises(ValueError, match=r"unknown recipe 'gcl_litteral' \(did you mean 'gcl_literal'\?\)"):
+        changed(root, experiments=experiment("gcl_litteral"))
+
+
+def test_a_recipe_needs_the_one_it_continues(root):
+    with pytest.raises(ValueError, match="'cl' continues 'pretrained', which no experiment lists"):
+        changed(root, experiments=experiment("cl"))
+
+
+def test_a_recipe_is_in_one_experiment_only(root):
+    with pytest.raises(ValueError, match="more than one experiment: pretrained"):
+        changed(root, experiments=experiment("pretrained") + experiment("pretrained"))
+
+
+def test_a_baseline_must_be_run(root):
+    with pytest.raises(ValueError, match="baseline of experiment x: recipe 'pretraned'.*did you mean 'pretrained'"):
+        changed(root, experiments=experiment("pretrained", baseline="pretraned"))
+
+
+def test_a_recipe_can_not_continue_itself(project):
+    rows = dict(project.recipes)
+    rows["a"] = parse(Recipe, {**json.loads(to_json(rows["cl"])), "init": "b"}, "a")
+    rows["b"] = parse(Recipe, {**json.loads(to_json(rows["cl"])), "init": "a"}, "b")
+    with pytest.raises(ValueError, match="a -> b -> a continues itself"):
+        ancestry(rows, "a")
+
+
+def test_a_row_survives_the_command_line(project):
+    for row in project.recipes.values():
+        assert from_json(Recipe)(to_json(row)) == row
+
+
+def test_yaml_can_not_make_objects(tmp_path):
+    (tmp_path / "x.yaml").write_text("!!python/object/apply:os.system ['true']")
+    with pytest.raises(ValueError, match=r"can't read .*x\.yaml"):
+        load_yaml(tmp_path / "x.yaml")
+
+
+def test_a_direction_must_name_modalities(project):
+    row = json.loads(to_json(project.recipes["gcl"]))
+    row["loss"]["directions"] = {"image>video": 1}
+    with pytest.raises(ValueError, match="image>video"):
+        parse(Recipe, row, "x")

@@ -1,0 +1,60 @@
+"""Small trainings of tiny models."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gcl.common.arrays import MODALITIES
+from gcl.common.rows import to_json
+from gcl.config.recipes import Full, Loss, Recipe
+from gcl.prepare.prepare import prepare_pairs
+from gcl.train.train import train
+from support.models import clip_row, tinyclip
+
+SIX = {f"{a}>{b}": 1.0 for a in MODALITIES for b in MODALITIES if a != b}
+
+
+CL = {"image>text": 1.0, "text>image": 1.0}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory, root):
+    """The first forty pairs of the demo."""
+    folder = tmp_path_factory.mktemp("pairs")
+    prepare_pairs(root / "data/openclipart", "pictures", 0.0, 40, folder / "prepared")
+    return folder / "prepared"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    save_file({k: v.clone() for k, v in tinyclip().state_dict().items()}, folder / "tiny.safetensors")
+    return folder
+
+
+def row():
+    return clip_row({"model": "tiny.safetensors"})
+
+
+def recipe(full=None, **more):
+    loss = more.pop("loss", {})
+    base = {"directions": SIX, "denominator": "no_self", "temperature": 0.05} | loss
+    values = {"trainable": "all", "epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "warmup": 0.1} | more
+    return Recipe(loss=Loss(**base), full=Full(**(full or {})), **values)
+
+
+def run(backbone, plan, pairs, data, output, sentences=None, tensorboard=None):
+    train("tiny", backbone, plan, [0], pairs, data, None, None, None, sentences, None, tensorboard, "cpu", 2, output)
+    return load_file(next((output / "seed0").glob("*.safetensors"))), (output / "seed0/curve.csv").read_text()
+
+
+def close(a, b, atol):
+    assert a.keys() == b.keys()
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=0, atol=atol, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def command(backbone, plan, pairs, data, output, *more):
+    arguments = {"name": "tiny", "backbone": to_json(backbone), "recipe": to_json(plan), "seeds": "0", "pairs": pairs}
+    arguments |= {"data": data, "device": "cpu", "output": output}
+    return ["gcl.train", *(str(x) for k, v in arguments.items() for x in (f"--{k}", v)), *more]
