@@ -27,7 +27,7 @@ from gcl.data.items import Contents, Item, Qrel, Task, write_benchmark
 from gcl.export.export import describe, export_graphs, settings
 from gcl.infer.encoder import decoded, open_encoder
 from gcl.infer.infer import infer
-from gcl.models import FAMILIES
+from gcl.models import family
 from gcl.score.variants import make
 from measure import Times, arguments, in_turns, options, table, write
 
@@ -61,7 +61,7 @@ def write_model(folder: Path, name: str) -> tuple[Path, torch.nn.Module]:
     folder.mkdir()
     save_file(create_model(name).state_dict(), folder / "weights.safetensors")
     row = Backbone(family="clip", model=name, weights={"model": "weights.safetensors"}, fusion="sum_raw")
-    built = FAMILIES["clip"].build(row, folder)
+    built = family("clip").build(row, folder)
     (folder / "fp32").mkdir()
     found = export_graphs(folder / "fp32", built.graphs(), built)
     describe(folder / "fp32", "all", name, row, settings(built) | {"parity": found})

@@ -80,7 +80,9 @@ def scores(folder: Path) -> Curve:
         place = folder / f"scored{n}"
         write_pool(place, 20_000, n)
         run = place / "run.parquet"
-        retrieve(place / "prepared", [place / "embeddings"], None, place / "onnx", ["none"], 100, "cpu", None, run)
+        retrieve(
+            place / "prepared", [place / "embeddings"], None, place / "onnx", None, ["none"], 100, "cpu", None, run
+        )
         return lambda: score(run, place / "prepared", "x", "x", "x", ["Success@10"], 100, folder / f"s{next(outputs)}")
 
     return sizes, [work(n) for n in sizes]

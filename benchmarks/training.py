@@ -20,7 +20,7 @@ from embedding import write_images
 from gcl.config.backbones import Backbone
 from gcl.config.recipes import Full, Loss, Recipe
 from gcl.data.records import Pair, write_pairs
-from gcl.models import FAMILIES
+from gcl.models import family
 from gcl.train import grad_cache as gradients
 from gcl.train.batches import Batch, Loader
 from gcl.train.distributed import Rank
@@ -45,7 +45,7 @@ class Ours:
     """Steps of this project."""
 
     def __init__(self, row: Backbone, plan: Recipe, data: Path, pairs: Path) -> None:
-        self.built = FAMILIES["clip"].build(row, data)
+        self.built = family("clip").build(row, data)
         device = torch.device(options.device)
         self.built.model.to(device).train()
         weights = chosen_weights(self.built.model, plan, "model")

@@ -2,12 +2,12 @@ import json
 
 import pytest
 
+from gcl.common.names import providers
 from gcl.common.rows import from_json, load_yaml, parse, to_json
 from gcl.config.project import load, schema
 from gcl.config.recipes import Recipe, ancestry
 from gcl.losses.denominators import OWN_COLUMNS
-from gcl.models import FAMILIES
-from gcl.prepare import benchmarks, pairs
+from gcl.prepare import pairs
 
 
 def changed(root, **keys):
@@ -25,8 +25,8 @@ def test_every_configuration_loads(root, name):
 
 
 def test_every_row_names_code_that_exists(project):
-    assert {row.family for row in project.backbones.values()} <= set(FAMILIES)
-    assert {row.reader for row in project.benchmarks.values()} <= set(benchmarks.READERS)
+    assert {row.family for row in project.backbones.values()} <= set(providers("gcl.models", "FAMILY"))
+    assert {row.reader for row in project.benchmarks.values()} <= set(providers("gcl.prepare.benchmarks", "READER"))
     assert {row.pairs for row in project.datasets.values() if row.pairs} <= set(pairs.READERS)
     assert {row.loss.denominator for row in project.recipes.values()} <= set(OWN_COLUMNS)
 

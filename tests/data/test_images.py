@@ -11,6 +11,7 @@ from gcl.data import images
 from gcl.data.images import decode, load, read_bytes, to_array
 from gcl.data.items import Contents, Item, Qrel, Task
 from gcl.data.records import Pair, read_pairs
+from gcl.prepare.benchmarks import Reader
 from gcl.prepare.prepare import prepare_benchmark, prepare_pairs
 
 HOW = Preprocess(size=8, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -105,8 +106,8 @@ def test_a_broken_benchmark_image_is_fatal(tmp_path, picture, monkeypatch):
     (tmp_path / "x.png").write_bytes(encoded(picture)[:50])
     items = {"query": [Item("q", "text", ())], "pool": [Item("c", None, (str(tmp_path / "x.png"),))]}
     task = Task("t", "text", "image", "query", {"local": ["pool"]})
-    readers = prepare_benchmark.__globals__["BENCHMARK_READERS"]
-    monkeypatch.setitem(readers, "toy", lambda *_: Contents(items, [task], [Qrel("t", "q", "c")]))
+    toy = Reader(lambda *_: Contents(items, [task], [Qrel("t", "q", "c")]), dict)
+    monkeypatch.setitem(prepare_benchmark.__globals__, "reader_of", {"toy": toy}.get)
     row = Benchmark(dataset="d", reader="toy", split="s", title="t", measures=["Success@1"], headline="Success@1")
     with pytest.raises(ValueError, match=r"1 items of the benchmark are unusable, more than .* 0.0%.*\n.*x\.png"):
         prepare_benchmark(tmp_path, tmp_path, row, None, 2, tmp_path / "out")

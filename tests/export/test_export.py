@@ -7,14 +7,18 @@ import onnx
 import pytest
 import torch
 
+from gcl.common.arrays import unit
+from gcl.common.errors import UserError
 from gcl.data.images import load
-from gcl.data.records import fused_keys, read_parquet
+from gcl.data.records import fused_keys, read_pairs, read_parquet
 from gcl.export.export import export
 from gcl.infer.infer import infer
 from gcl.infer.store import read_outputs
-from gcl.models import FAMILIES
+from gcl.models import family
 from gcl.models.tokenizers import to_ids
 from gcl.prepare.prepare import prepare_pairs
+from gcl.retrieve.calibrate import calibrate
+from gcl.retrieve.calibration import read_calibration
 from gcl.train.train import train
 from support.models import LOOK, TINYCLIP, row_of, tiny_vista, tinyclip
 from support.training import recipe
@@ -35,7 +39,7 @@ def exported(request, tmp_path_factory, pairs):
     backbone = row_of(request.param, data)
     plan = recipe(max_steps=1)
     train("tiny", backbone, plan, [0], pairs, data, None, None, None, None, None, None, "cpu", 1, data / "checkpoints")
-    export("all", "tiny", backbone, data, data / "checkpoints", None, None, pairs, "cpu", data / "onnx")
+    export("all", "tiny", backbone, data, data / "checkpoints", None, data / "onnx")
     return backbone, data
 
 
@@ -43,7 +47,7 @@ def literal_outputs(backbone, data, pairs):
     """Torch on one image and one text at a time."""
     from gcl.models.checkpoints import read_start
 
-    built = FAMILIES[backbone.family].build(backbone, data)
+    built = family(backbone.family).build(backbone, data)
     read_start(built.model, data / "checkpoints/seed0", "tiny")
     built.model.eval()
     locations = read_parquet(pairs / "locations.parquet")["location"].to_pylist()
@@ -80,11 +84,31 @@ def test_the_export_says_what_inference_needs(exported):
     assert about["clean"] == ("none" if native else "clip")
     assert len(about["tokenizer"]["sha256"]) == 64
     assert all(p["relative_error"] < 1e-4 for p in about["parity"].values() if isinstance(p, dict))
-    assert (about["calibration"]["fused_mean"] is not None) == native
     for name, row in about["graphs"].items():
         graph = onnx.load(data / f"onnx/seed0/{row['file']}").graph
         assert all(value.type.tensor_type.shape.dim[0].dim_param for value in [*graph.input, *graph.output]), name
         assert graph.output[0].name == "features"
+
+
+def test_calibration_is_fitted_on_the_vectors_of_the_pairs(exported, pairs, tmp_path):
+    backbone, data = exported
+    infer(data / "onnx", pairs, None, "cpu", 1, False, False, (0, 1), tmp_path / "vectors")
+    calibrate(tmp_path / "vectors", pairs, data / "onnx", tmp_path / "calibrations")
+    stats = read_calibration(tmp_path / "calibrations/seed0.json")
+    images, prepared = unit(read_outputs([tmp_path / "vectors/seed0"]).image), read_pairs(pairs)
+    np.testing.assert_allclose(stats.image_mean, images[prepared.image_rows].mean(0), atol=1e-6)
+    assert (stats.fused_mean is not None) == (backbone.fusion == "native")
+    assert set(stats.scales) == {"none", "center"}
+
+
+def test_vectors_of_other_pairs_are_refused(exported, pairs, tmp_path):
+    _, data = exported
+    prepare_pairs(ROOT / "data/openclipart", "pictures", 0.0, 20, tmp_path / "fewer")
+    infer(data / "onnx", tmp_path / "fewer", None, "cpu", 1, False, False, (0, 1), tmp_path / "vectors")
+    with pytest.raises(UserError, match=r"20 image vectors, but .* has 70; run `infer` on these pairs again"):
+        calibrate(tmp_path / "vectors", pairs, data / "onnx", tmp_path / "calibrations")
+    with pytest.raises(UserError, match=r"holds neither image\.npy nor folders of seeds"):
+        calibrate(pairs, pairs, data / "onnx", tmp_path / "calibrations")
 
 
 def test_unit_vectors_come_out_of_native_graphs(exported, pairs, tmp_path):
@@ -122,7 +146,7 @@ def test_variants_are_smaller_and_measured_against_fp32(tmp_path):
     backbone = tiny_vista(tmp_path, context=24)
     done, nothing = tmp_path / "checkpoints", (None,) * 6
     train("t", backbone, recipe(epochs=0), [0], tmp_path / "pairs", tmp_path, *nothing, "cpu", 1, done)
-    export("all", "t", backbone, tmp_path, done, None, None, tmp_path / "pairs", "cpu", tmp_path / "onnx")
+    export("all", "t", backbone, tmp_path, done, None, tmp_path / "onnx")
     variants(tmp_path / "onnx/seed0", tmp_path / "bench", ["fp16", "int8"], "Success@10", "cpu", tmp_path / "out")
     with (tmp_path / "out/variants.csv").open(newline="") as file:
         rows = {(r["variant"], r["pool"]): r for r in csv.DictReader(file)}

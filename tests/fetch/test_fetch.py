@@ -1,5 +1,6 @@
 """Downloads against servers on loopback that misbehave as real ones do."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -44,11 +45,15 @@ def server():
                 "truncated": DATA[: len(DATA) // 2],
                 "longer": DATA + b"x",
             }.get(name, DATA)
+            is_packed = name == "forced" or (name == "packed" and "gzip" in self.headers.get("Accept-Encoding", ""))
+            body = gzip.compress(body) if is_packed else body
             first = int(self.headers.get("Range", "bytes=0-").split("=")[1].split("-")[0])
             self.send_response(206 if first else 200)
             if first:
                 self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
             self.send_header("Content-Length", str(len(body) - first))
+            if is_packed:
+                self.send_header("Content-Encoding", "gzip")
             self.send_header("ETag", f'"{SHA}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self.end_headers()
@@ -78,6 +83,15 @@ def test_a_download_is_checked_and_listed(server, tmp_path):
     assert json.loads((tmp_path / "fetched.json").read_text())["files"] == {
         "a/file.bin": {"sha256": SHA, "bytes": len(DATA)}
     }
+
+
+def test_a_server_that_compresses_is_asked_not_to(server, tmp_path):
+    """Those of CIRR's, FashionIQ's and CIRCO's annotations do: the stated size is then that of the compressed bytes."""
+    url, _ = server
+    fetch("d", dataset(urls=[f"{url}/packed"]), tmp_path / "d/fetched.json", None)
+    assert (tmp_path / "d/a/file.bin").read_bytes() == DATA
+    with pytest.raises(ValueError, match="sends the file as gzip, though it was asked for the file as it is"):
+        fetch("d", dataset(urls=[f"{url}/forced"]), tmp_path / "e/fetched.json", None)
 
 
 def test_the_next_source_is_tried(server, tmp_path):

@@ -1,5 +1,7 @@
 """Embedding in parts: what earlier benchmarks have, shards, and going on after a stop; all equal to the plain way."""
 
+import shutil
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +19,7 @@ from gcl.infer.infer import Shard, infer
 from gcl.infer.store import Stacked, read_outputs
 from gcl.prepare.prepare import prepare_pairs
 from gcl.prepare.share import share
+from gcl.retrieve.calibrate import calibrate
 from gcl.retrieve.retrieve import retrieve
 from gcl.train.train import train
 from support.arrays import SAME
@@ -39,7 +42,10 @@ def model(request, tmp_path_factory, universe):
     data = tmp_path_factory.mktemp(request.param)
     backbone, nothing = row_of(request.param, data), (None,) * 6
     train("tiny", backbone, recipe(epochs=0), [0], universe[1], data, *nothing, "cpu", 1, data / "checkpoints")
-    export("all", "tiny", backbone, data, data / "checkpoints", None, None, universe[1], "cpu", data / "onnx")
+    export("all", "tiny", backbone, data, data / "checkpoints", None, data / "onnx")
+    infer(data / "onnx/seed0", universe[1], None, "cpu", 1, False, False, (0, 1), data / "pairs")
+    calibrate(data / "pairs", universe[1], data / "onnx/seed0", data / "calibration")
+    shutil.copyfile(data / "calibration/calibration.json", data / "onnx/seed0/calibration.json")
     return data / "onnx/seed0"
 
 
@@ -103,7 +109,9 @@ def test_what_earlier_benchmarks_have_is_not_embedded_again(model, universe, tmp
             (outputs, tmp_path / f"s{k}", "shared"),
             ([tmp_path / f"w{k}"], None, "whole"),
         ):
-            retrieve(prepared[k], folders, shared, model, ["none", "center_zscore"], 9, "cpu", None, tmp_path / name)
+            retrieve(
+                prepared[k], folders, shared, model, None, ["none", "center_zscore"], 9, "cpu", None, tmp_path / name
+            )
         assert ranked(tmp_path / "shared") == ranked(tmp_path / "whole")
     contents = [read_parquet(p / "texts.parquet")["text"].to_pylist() for p in prepared]
     assert sum(len(np.load(e / "text.npy")) for e in outputs) == len(set().union(*contents))
@@ -122,7 +130,7 @@ def test_shards_make_the_same_bytes_whatever_their_number(model, universe, tmp_p
         folders = [embed(model, prepared, tmp_path / f"{count}/{k}", Shard(k, count)) for k in range(count)]
         for name, array in rows_of(read_outputs(folders)).items():
             assert (array == whole[name]).all()
-        retrieve(prepared, folders, None, model, ["none"], 9, "cpu", None, tmp_path / f"run{count}")
+        retrieve(prepared, folders, None, model, None, ["none"], 9, "cpu", None, tmp_path / f"run{count}")
     assert (tmp_path / "run2").read_bytes() == (tmp_path / "run7").read_bytes()
 
 

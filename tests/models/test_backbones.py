@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from gcl.config.backbones import Backbone
-from gcl.models import FAMILIES
+from gcl.models import family
 from gcl.models.tokenizers import clip_tokenizer, to_ids
 from gcl.models.vista_model import pooling
 from gcl.models.weight_layouts import layout_of
@@ -66,7 +66,7 @@ def stored(tmp_path_factory):
 )
 def test_every_layout_gives_the_same_vectors(stored, weights):
     folder, model = stored
-    built = FAMILIES["clip"].build(clip_row(weights), folder)
+    built = family("clip").build(clip_row(weights), folder)
     with torch.inference_mode():
         found = built.encode(PIXELS, clip_ids())
         torch.testing.assert_close(found["image"], model.encode_image(PIXELS), rtol=0, atol=1e-6)
@@ -107,12 +107,12 @@ def test_transformers_computes_the_same_from_its_own_layout(stored):
 def test_another_gelu_is_refused(stored, more, config, message):
     weights = {"model": "hf.safetensors", "config": config}
     with pytest.raises(ValueError, match=message):
-        FAMILIES["clip"].build(clip_row(weights, **more), stored[0])
+        family("clip").build(clip_row(weights, **more), stored[0])
 
 
 def test_weights_of_another_shape_are_refused_and_named(stored):
     with pytest.raises(ValueError, match=r"visual.proj is \(64, 32\), expected \(64, 16\)"):
-        FAMILIES["clip"].build(clip_row({"model": "release.pt"}, embed_dim=16), stored[0])
+        family("clip").build(clip_row({"model": "release.pt"}, embed_dim=16), stored[0])
 
 
 def test_missing_and_unknown_tensors_are_named(stored, tmp_path):
@@ -120,7 +120,7 @@ def test_missing_and_unknown_tensors_are_named(stored, tmp_path):
     state["stranger"] = state.pop("ln_final.bias")
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match=r"missing ln_final.bias \(64,\); unknown stranger \(64,\)"):
-        FAMILIES["clip"].build(clip_row({"model": "w.safetensors"}), tmp_path)
+        family("clip").build(clip_row({"model": "w.safetensors"}), tmp_path)
 
 
 def test_an_open_clip_folder_is_a_backbone(stored, tmp_path):
@@ -128,21 +128,21 @@ def test_an_open_clip_folder_is_a_backbone(stored, tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINYCLIP, "preprocess_cfg": {"size": 32}}))
     save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
     row = Backbone(family="clip", model=f"local-dir:{tmp_path}", fusion="sum_raw")
-    built = FAMILIES["clip"].build(row, tmp_path)
+    built = family("clip").build(row, tmp_path)
     assert (built.preprocess.size, built.preprocess.resize) == (32, "shortest_crop")
     with torch.inference_mode():
         torch.testing.assert_close(built.encode(PIXELS, clip_ids())["image"], model.encode_image(PIXELS))
     (tmp_path / "open_clip_model.safetensors").unlink()
     with pytest.raises(ValueError, match="open_clip can't load"):
-        FAMILIES["clip"].build(row, tmp_path)
+        family("clip").build(row, tmp_path)
 
 
 PROBE = """
 import sys, torch
 from pathlib import Path
-from gcl.models import FAMILIES
+from gcl.models import family
 from gcl.config.backbones import Backbone
-built = FAMILIES["clip"].build(Backbone(family="clip", model="hf-hub:org/tiny", fusion="sum_raw"), Path("."))
+built = family("clip").build(Backbone(family="clip", model="hf-hub:org/tiny", fusion="sum_raw"), Path("."))
 found = built.encode(torch.ones(1, 3, 32, 32), torch.ones(1, 77, dtype=torch.long))
 torch.save((found, built.preprocess.size), sys.argv[1])
 """
@@ -170,9 +170,9 @@ def test_a_repository_on_the_hub_is_a_backbone(stored, tmp_path):
 
 def test_an_unknown_model_is_answered_with_a_suggestion(tmp_path):
     with pytest.raises(ValueError, match=r"open_clip has no model 'ViT-B-33' \(did you mean 'ViT-B-32'\?\)"):
-        FAMILIES["clip"].build(Backbone(family="clip", model="ViT-B-33", fusion="sum_raw"), tmp_path)
+        family("clip").build(Backbone(family="clip", model="ViT-B-33", fusion="sum_raw"), tmp_path)
     with pytest.raises(ValueError, match="needs `weights` or `pretrained`, one of open_clip's tags: .*openai"):
-        FAMILIES["clip"].build(Backbone(family="clip", model="ViT-B-32", fusion="sum_raw"), tmp_path)
+        family("clip").build(Backbone(family="clip", model="ViT-B-32", fusion="sum_raw"), tmp_path)
 
 
 def literal_tower(state, prefix, x, is_causal):
@@ -204,7 +204,7 @@ def test_a_pruned_tinyclip_computes_what_its_tensors_say(tmp_path):
     wrapped = {f"{'image' if k.startswith('visual.') else 'text'}_encoder_without_ddp.{k}": v for k, v in state.items()}
     wrapped["_image_encoder.l0_module.heads_loga"] = torch.ones(3)
     torch.save({"state_dict": wrapped}, tmp_path / "auto.pt")
-    built = FAMILIES["clip"].build(clip_row({"model": "auto.pt"}), tmp_path)
+    built = family("clip").build(clip_row({"model": "auto.pt"}), tmp_path)
     assert built.layout == "pruned"
     ids = clip_ids()
     with torch.inference_mode():
@@ -224,7 +224,7 @@ def test_a_pruned_tinyclip_computes_what_its_tensors_say(tmp_path):
 def test_a_pruned_tinyclip_with_quick_gelu_is_refused(tmp_path):
     save_file(pruned_state(None), tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match="pruned TinyCLIP, which has exact GELU"):
-        FAMILIES["clip"].build(clip_row({"model": "w.safetensors"}, quick_gelu=True), tmp_path)
+        family("clip").build(clip_row({"model": "w.safetensors"}, quick_gelu=True), tmp_path)
 
 
 @pytest.fixture(scope="module", params=["bert", "xlm-roberta"])
@@ -239,7 +239,7 @@ def vista(request, tmp_path_factory):
     torch.save(state, folder / "vista.pth")
     word_tokenizer(folder / "tokenizer.json", request.param != "bert")
     row = vista_row("vista.pth", config, context=30)
-    return FAMILIES["vista"].build(row, folder), state, config["text"], row, folder
+    return family("vista").build(row, folder), state, config["text"], row, folder
 
 
 TEXTS = ["w5 w6 w7", "w9", "w100 w3 w5 w8 w12 w250"]
@@ -330,7 +330,7 @@ def test_patch_dropout_acts_in_training_only(vista):
 
     _, _, _, row, folder = vista
     config = {**row.model_cfg, "vision": {**row.model_cfg["vision"], "patch_drop_rate": 0.5}}
-    built = FAMILIES["vista"].build(replace(row, model_cfg=config), folder)
+    built = family("vista").build(replace(row, model_cfg=config), folder)
     assert built.model.image_tokens(PIXELS).shape[1] == 16
     assert built.model.train().image_tokens(PIXELS).shape[1] == 8
 
@@ -341,13 +341,13 @@ def test_a_vista_of_another_shape_is_refused(vista):
     *_, row, folder = vista
     config = {**row.model_cfg, "text": {**row.model_cfg["text"], "num_hidden_layers": 3}}
     with pytest.raises(ValueError, match=r"missing text.encoder.layer.2"):
-        FAMILIES["vista"].build(replace(row, model_cfg=config), folder)
+        family("vista").build(replace(row, model_cfg=config), folder)
 
 
 def test_a_vista_in_a_row_of_clip_is_refused(vista):
     *_, folder = vista
     with pytest.raises(ValueError, match="needs `family: vista`"):
-        FAMILIES["clip"].build(clip_row({"model": "vista.pth"}), folder)
+        family("clip").build(clip_row({"model": "vista.pth"}), folder)
 
 
 def test_layouts_are_told_apart(stored, vista):
@@ -372,7 +372,7 @@ def test_score_fusion_is_the_documented_sum(stored):
     from gcl.train.recipe_loss import triplet
 
     folder, _ = stored
-    built = FAMILIES["clip"].build(clip_row({"model": "release.pt"}), folder)
+    built = family("clip").build(clip_row({"model": "release.pt"}), folder)
     with torch.inference_mode():
         raw = built.encode(PIXELS, clip_ids())
     i, t = raw["image"], raw["text"]

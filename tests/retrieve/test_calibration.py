@@ -1,16 +1,14 @@
-import json
-
 import numpy as np
 import pytest
 
-from gcl.common.arrays import fuse, unit
-from gcl.retrieve import calibration as calibrate
+from gcl.common.arrays import MODALITIES, fuse, unit
+from gcl.retrieve import calibration
 from support.arrays import unit_rows
 
 
 def test_mismatched_scales_are_those_of_the_whole_matrices(rng):
-    matched = {modality: unit_rows(rng, 9, 5) for modality in calibrate.MODALITIES}
-    found = calibrate.mismatched_scales(matched)
+    matched = {modality: unit_rows(rng, 9, 5) for modality in MODALITIES}
+    found = calibration.mismatched_scales(matched)
     assert len(found) == 9
     for q, query in matched.items():
         for c, candidate in matched.items():
@@ -21,18 +19,18 @@ def test_mismatched_scales_are_those_of_the_whole_matrices(rng):
 
 def test_center_removes_the_gap_between_the_modalities(rng):
     image, text = rng.normal(size=(200, 8)) + 3, rng.normal(size=(200, 8)) - 3
-    stats = calibrate.fit(image.astype(np.float32), text.astype(np.float32), "sum_raw")
+    stats = calibration.fit(image.astype(np.float32), text.astype(np.float32), "sum_raw")
     before = np.linalg.norm(unit(image).mean(0) - unit(text).mean(0))
-    i = calibrate.vectors(image, None, "center", "sum_raw", stats)
-    t = calibrate.vectors(None, text, "center", "sum_raw", stats)
+    i = calibration.vectors(image, None, "center", "sum_raw", stats)
+    t = calibration.vectors(None, text, "center", "sum_raw", stats)
     assert before > 1.5
     assert np.linalg.norm(i.mean(0) - t.mean(0)) < 0.2
 
 
 def test_zscore_makes_mismatched_training_scores_standard(rng):
     image, text = unit_rows(rng, 300, 8) + 0.3, unit_rows(rng, 300, 8)
-    stats = calibrate.fit(image, text, "sum_raw")
-    factors, offsets = calibrate.affine("zscore", "image", ["text", "image"], stats)
+    stats = calibration.fit(image, text, "sum_raw")
+    factors, offsets = calibration.affine("zscore", "image", ["text", "image"], stats)
     for candidates, factor, offset in zip((text, image), factors, offsets, strict=True):
         scores = (unit(image) @ unit(candidates).T * factor + offset)[~np.eye(300, dtype=bool)]
         assert scores.mean() == pytest.approx(0, abs=1e-3)
@@ -41,14 +39,15 @@ def test_zscore_makes_mismatched_training_scores_standard(rng):
 
 def test_none_changes_nothing(rng):
     image, text = unit_rows(rng, 3, 4), unit_rows(rng, 3, 4)
-    assert (calibrate.vectors(image, text, "none", "sum_raw", None) == fuse(image, text, "sum_raw")).all()
-    factors, offsets = calibrate.affine("none", "image", ["text"], None)
+    assert (calibration.vectors(image, text, "none", "sum_raw", None) == fuse(image, text, "sum_raw")).all()
+    factors, offsets = calibration.affine("none", "image", ["text"], None)
     assert (factors, offsets) == (1, 0)
 
 
-def test_statistics_survive_json(rng):
-    stats = calibrate.fit(unit_rows(rng, 5, 3), unit_rows(rng, 5, 3), "sum_raw")
-    assert calibrate.from_dict(json.loads(json.dumps(stats._asdict()))) == stats
+def test_statistics_survive_json(rng, tmp_path):
+    stats = calibration.fit(unit_rows(rng, 5, 3), unit_rows(rng, 5, 3), "sum_raw")
+    calibration.write_calibration(tmp_path / "c.json", stats)
+    assert calibration.read_calibration(tmp_path / "c.json") == stats
 
 
 def test_sum_raw_weighs_by_length_and_sum_unit_does_not():

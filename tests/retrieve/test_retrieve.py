@@ -106,7 +106,7 @@ def ready(tmp_path, toy_benchmark, rng):
 
 def test_ranking_equals_the_obvious_loop(ready):
     prepared, embeddings, onnx, output = ready
-    retrieve(prepared, [embeddings], None, onnx, ["none"], 100, "cpu", None, output)
+    retrieve(prepared, [embeddings], None, onnx, None, ["none"], 100, "cpu", None, output)
     image, text = np.load(embeddings / "seed0/image.npy"), np.load(embeddings / "seed0/text.npy")
     # In order of first use texts 0..2 are the queries, 3..6 the text candidates; images 2 and 3 are one.
     pool = {"i0": image[0], "i1": image[1], "i2": image[2], "i3": image[2]} | {f"t{i}": text[3 + i] for i in range(4)}
@@ -122,7 +122,7 @@ def test_ranking_equals_the_obvious_loop(ready):
 
 def test_equal_items_tie_exactly_and_the_lower_row_wins(ready):
     prepared, embeddings, onnx, output = ready
-    retrieve(prepared, [embeddings], None, onnx, ["none"], 100, "cpu", None, output)
+    retrieve(prepared, [embeddings], None, onnx, None, ["none"], 100, "cpu", None, output)
     for query in ("q0", "q1", "q2"):
         rows = {
             r["candidate_id"]: r
@@ -135,7 +135,7 @@ def test_equal_items_tie_exactly_and_the_lower_row_wins(ready):
 
 def test_one_model_without_seeds_ranks_as_its_seed(ready, tmp_path):
     prepared, embeddings, onnx, output = ready
-    retrieve(prepared, [embeddings], None, onnx, ["none"], 5, "cpu", None, output)
+    retrieve(prepared, [embeddings], None, onnx, None, ["none"], 5, "cpu", None, output)
     retrieve(prepared, [embeddings / "seed0"], None, onnx / "seed0", ["none"], 5, "cpu", None, tmp_path / "one.parquet")
     assert pq.read_table(output).equals(pq.read_table(tmp_path / "one.parquet"))
 
@@ -143,12 +143,12 @@ def test_one_model_without_seeds_ranks_as_its_seed(ready, tmp_path):
 def test_a_folder_without_embeddings_says_so(ready, tmp_path):
     prepared, _, onnx, output = ready
     with pytest.raises(ValueError, match="holds neither image.npy nor folders of seeds"):
-        retrieve(prepared, [tmp_path], None, onnx, ["none"], 5, "cpu", None, output)
+        retrieve(prepared, [tmp_path], None, onnx, None, ["none"], 5, "cpu", None, output)
 
 
 def test_trec_files_have_six_fields_and_falling_scores(ready, tmp_path):
     prepared, embeddings, onnx, output = ready
-    retrieve(prepared, [embeddings], None, onnx, ["none"], 2, "cpu", tmp_path / "trec", output)
+    retrieve(prepared, [embeddings], None, onnx, None, ["none"], 2, "cpu", tmp_path / "trec", output)
     path = tmp_path / "trec/run.t_i.global.none.seed0.trec"
     lines = [line.split() for line in path.read_text().splitlines()]
     assert len(lines) == 6
@@ -166,14 +166,17 @@ def test_embeddings_of_something_else_are_refused(ready, rng, rows, message):
     bad[0, 0] = bad[0, 0] if rows else np.nan
     np.save(embeddings / "seed0/text.npy", bad)
     with pytest.raises(ValueError, match=message):
-        retrieve(prepared, [embeddings], None, onnx, ["none"], 3, "cpu", None, output)
+        retrieve(prepared, [embeddings], None, onnx, None, ["none"], 3, "cpu", None, output)
     assert not output.exists()
 
 
 def test_calibration_without_statistics_is_refused(ready):
     prepared, embeddings, onnx, output = ready
-    with pytest.raises(ValueError, match="'center' needs statistics"):
-        retrieve(prepared, [embeddings], None, onnx, ["center"], 3, "cpu", None, output)
+    with pytest.raises(
+        ValueError,
+        match=r"calibration center needs statistics of training pairs, and .*seed0/calibration\.json does not exist",
+    ):
+        retrieve(prepared, [embeddings], None, onnx, None, ["center"], 3, "cpu", None, output)
 
 
 def test_rows_of_a_mapped_file_are_those_of_the_array(tmp_path, rng):
@@ -195,12 +198,12 @@ def test_rows_of_a_mapped_file_are_those_of_the_array(tmp_path, rng):
 def test_cuda_without_a_gpu_is_refused_also_for_a_small_pool(ready):
     prepared, embeddings, onnx, output = ready
     with pytest.raises(ValueError, match="there is no CUDA device"):
-        retrieve(prepared, [embeddings], None, onnx, ["none"], 3, "cuda", None, output)
+        retrieve(prepared, [embeddings], None, onnx, None, ["none"], 3, "cuda", None, output)
 
 
 @pytest.mark.parametrize("depth", [0, 2**15])
 def test_a_depth_that_ranks_can_not_hold_is_refused(ready, depth):
     prepared, embeddings, onnx, output = ready
     with pytest.raises(ValueError, match=f"--depth {depth}: expected 1 to 32767"):
-        retrieve(prepared, [embeddings], None, onnx, ["none"], depth, "cpu", None, output)
+        retrieve(prepared, [embeddings], None, onnx, None, ["none"], depth, "cpu", None, output)
     assert not output.exists()

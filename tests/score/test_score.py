@@ -21,7 +21,9 @@ def scored(folder, toy, image, text, depth=100):
     np.save(embeddings / "image.npy", image)
     np.save(embeddings / "text.npy", text)
     (onnx / "export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
-    retrieve(prepared, [embeddings.parent], None, onnx.parent, ["none"], depth, "cpu", None, folder / "run.parquet")
+    retrieve(
+        prepared, [embeddings.parent], None, onnx.parent, None, ["none"], depth, "cpu", None, folder / "run.parquet"
+    )
     score(folder / "run.parquet", prepared, "b", "r", "toy", ["Success@1", "Success@2"], 100, folder / "s")
     with (folder / "s/scores.csv").open() as file:
         return list(csv.DictReader(file))

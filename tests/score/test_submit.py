@@ -64,5 +64,5 @@ def test_a_query_that_could_not_be_used_is_an_error(tmp_path):
 
 
 def test_a_benchmark_without_server_is_named(tmp_path):
-    with pytest.raises(ValueError, match="unknown reader of a benchmark with an evaluation server 'mbeir'"):
+    with pytest.raises(ValueError, match="reader 'mbeir' knows of no evaluation server"):
         submit(tmp_path / "run.parquet", tmp_path, "mbeir", tmp_path / "out")

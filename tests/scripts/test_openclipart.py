@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from openclipart import build, subject_of
 from PIL import Image
 
 from gcl.config.benchmarks import Benchmark
 from gcl.prepare.benchmarks.clipart9 import read_clipart9
 from gcl.prepare.pairs import pictures
+from openclipart import build, subject_of
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def run(folder, contents, queries, candidates, measures, depth=100):
     np.save(embeddings / "image.npy", np.zeros((0, 4), np.float32))
     np.save(embeddings / "text.npy", array)
     (onnx / "export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
-    retrieve(prepared, [embeddings], None, onnx, ["none"], depth, "cpu", folder / "trec", folder / "run.parquet")
+    retrieve(prepared, [embeddings], None, onnx, None, ["none"], depth, "cpu", folder / "trec", folder / "run.parquet")
     score(folder / "run.parquet", prepared, "b", "r", "x", measures, 10, folder / "s")
     found = {}
     for name, column in (("scores", "value"), ("ties", "decided_by_tie")):

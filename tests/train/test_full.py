@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from gcl.common.arrays import MODALITIES
 from gcl.losses.gcl import duplicates, gcl_loss, separation_loss
 from gcl.losses.tiled import TILES
-from gcl.models import FAMILIES
+from gcl.models import family
 from gcl.train.batches import Order, crop_box
 from gcl.train.recipe_loss import triplet
 from gcl.train.train import Paths
@@ -50,7 +50,7 @@ def gradients(backbone, plan, pairs, data, chunk=None, dropout=0.0):
     from gcl.train.full import chosen_weights, make_task
     from gcl.train.grad_cache import accumulate
 
-    built = FAMILIES[backbone.family].build(backbone, data)
+    built = family(backbone.family).build(backbone, data)
     for module in built.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
@@ -85,7 +85,7 @@ def test_chunks_see_the_same_dropout_when_they_are_encoded_again(pairs, weights,
     from gcl.train.grad_cache import seeded
     from gcl.train.recipe_loss import Units, joined, recipe_loss
 
-    built = FAMILIES["vista"].build(backbone, tmp_path)
+    built = family("vista").build(backbone, tmp_path)
     for module in built.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.3

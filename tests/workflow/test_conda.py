@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gcl.common.command import check_environment
+from gcl.common.errors import UserError
 from support.channel import write_channel
 from support.workflow import ROOT, copy_working_tree
 
@@ -36,6 +38,8 @@ def test_every_rule_has_an_environment_and_says_what_it_needs():
 def clone(tmp_path_factory):
     made = copy_working_tree(tmp_path_factory.mktemp("conda"))
     shutil.rmtree(made / "results", ignore_errors=True)
+    # Snakemake sources `activate` by an unquoted path: the stand-in must lie where no space is.
+    shutil.copytree(ROOT / "tests/support/conda/bin", made / "conda_bin")
     return made
 
 
@@ -43,7 +47,7 @@ def run(clone, *arguments):
     home = clone / "home"
     home.mkdir(exist_ok=True)
     (home / ".condarc").write_text("channel_priority: strict\n")
-    path = [ROOT / "tests/support/conda/bin", Path(sys.executable).parent, os.environ["PATH"]]
+    path = [clone / "conda_bin", Path(sys.executable).parent, os.environ["PATH"]]
     environment = {
         **os.environ,
         "PATH": os.pathsep.join(map(str, path)),
@@ -65,3 +69,13 @@ def test_jobs_run_in_the_environment_and_switching_re_runs_nothing(clone):
     assert "/.snakemake/conda/" in manifest["machine"]["executable"]
     assert "Nothing to be done" in run(clone, "--cores", "2")
     assert "Nothing to be done" in run(clone, "--cores", "2", "--use-conda")
+
+
+def test_a_job_outside_its_environment_is_an_error(monkeypatch):
+    """As where `activate` fails without a word, for instance since its path holds a space."""
+    monkeypatch.setenv("GCL_CONDA", "1")
+    monkeypatch.delenv("CONDA_PREFIX", raising=False)
+    with pytest.raises(UserError, match=r"runs .*python.*, which is not in the environment that --use-conda made"):
+        check_environment()
+    monkeypatch.setenv("CONDA_PREFIX", sys.prefix)
+    check_environment()

@@ -28,7 +28,7 @@ from gcl.fetch.unpack import unpack
 from gcl.infer.encoder import open_encoder
 from gcl.infer.store import read_outputs
 from gcl.models.checkpoints import read_checkpoint, write_checkpoint
-from gcl.prepare.benchmarks import READERS
+from gcl.prepare.benchmarks import reader_of
 from gcl.prepare.pairs import READERS as PAIRS
 from gcl.retrieve.retrieve import retrieve
 from gcl.score.score import score
@@ -127,7 +127,7 @@ def read_benchmark_files(copies, rows, name):
     row = rows[name]
     folder = copies / name
     images = folder / row.images.folder if row.images and row.images.dataset == row.dataset else folder
-    return READERS[row.reader](folder, images, row)
+    return reader_of(row.reader).read(folder, images, row)
 
 
 @pytest.mark.parametrize(("name", "path"), FILES)
@@ -195,7 +195,7 @@ def scored(tmp_path_factory):
     np.save(folder / "e/image.npy", unit_rows(rng, 6, 4))
     np.save(folder / "e/text.npy", unit_rows(rng, 3, 4))
     (folder / "o/export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
-    retrieve(folder / "p", [folder / "e"], None, folder / "o", ["none"], 5, "cpu", None, folder / "run.parquet")
+    retrieve(folder / "p", [folder / "e"], None, folder / "o", None, ["none"], 5, "cpu", None, folder / "run.parquet")
     return folder
 
 
@@ -218,7 +218,7 @@ def test_what_stages_hand_on(scored, tmp_path, name, data):
         else:
             read(lambda: read_benchmark(scored / "p", lists=True))
             models = ([scored / "e"], None, scored / "o")
-            read(lambda: retrieve(scored / "p", *models, ["none"], 5, "cpu", None, output))
+            read(lambda: retrieve(scored / "p", *models, None, ["none"], 5, "cpu", None, output))
     finally:
         (scored / name).write_bytes(original)
         if output.is_dir():

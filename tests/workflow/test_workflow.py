@@ -82,6 +82,8 @@ def test_a_bundle_embeds_as_towers_and_heads_do(clone, tmp_path, backbone):
         models / "towers",
         "--heads",
         models / "gcl_smoke/seed0",
+        "--calibration",
+        clone / f"results_smoke/calibrations/{backbone}/gcl_smoke/seed0.json",
         "--output",
         tmp_path / "m",
     )
@@ -91,6 +93,9 @@ def test_a_bundle_embeds_as_towers_and_heads_do(clone, tmp_path, backbone):
     expected = clone / "results_smoke/embeddings" / backbone / "gcl_smoke/clipart9/seed0"
     names = sorted(p.name for p in expected.glob("*.npy"))
     assert names == sorted(p.name for p in (tmp_path / "e").glob("*.npy"))
+    gcl(clone, "gcl.retrieve", "--onnx", tmp_path / "m", "--prepared", clone / "results_smoke/prepared/clipart9",
+        "--embeddings", tmp_path / "e", "--calibrations", "center_zscore",
+        "--output", tmp_path / "run.parquet")  # fmt: skip
     for name in names:
         np.testing.assert_allclose(np.load(tmp_path / "e" / name), np.load(expected / name), rtol=0, atol=1e-4)
 
@@ -117,7 +122,7 @@ def test_a_second_run_does_nothing(clone):
 
 def test_touching_files_re_runs_nothing(clone):
     for path in [
-        *clone.glob("src/gcl/*/*.py"),
+        *clone.rglob("src/gcl/**/*.py"),
         *clone.glob("config/*.yaml"),
         clone / "data/openclipart/pictures.parquet",
     ]:
@@ -148,6 +153,20 @@ def test_an_edit_of_score_re_runs_scoring_and_the_report_only(clone):
     assert planned(clone) == {"score": 6, "report": 1}
     path.write_text(before)
     assert planned(clone) == {}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    ["prepare/benchmarks/mmeb", "prepare/benchmarks/clipart9", "models/model_card", "report/sections", "models/clip"],
+)
+def test_an_edit_that_no_training_uses_re_runs_no_training(clone, edit):
+    path = clone / f"src/gcl/{edit}.py"
+    before = path.read_text()
+    path.write_text(before + "\n# another thought\n")
+    rules = planned(clone)
+    path.write_text(before)
+    assert not {"train", "prepare_pairs"} & set(rules)
+    assert ("report" in rules) == (edit in ("prepare/benchmarks/clipart9", "report/sections"))
 
 
 def test_scoring_again_gives_the_same_bytes(clone):

@@ -2,23 +2,30 @@
 
 import os
 import re
+from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
 
-from gcl.config.recipes import ancestry
-from gcl.config.backbones import backbone_files
-from gcl.config.project import experiment_of, load, runs_of, wanted
+from snakemake.settings.types import DeploymentMethod
+
 from gcl.common.devices import resolve
 from gcl.common.files import locked
-from gcl.config.paths import earlier, parts, place, split_part, to_embed
 from gcl.common.rows import to_json
+from gcl.config.backbones import backbone_files
+from gcl.config.paths import earlier, parts, place, split_part, to_embed
+from gcl.config.project import experiment_of, load, runs_of, wanted
+from gcl.config.recipes import ancestry
+from gcl.registries import check
 
 PROJECT = load(config)
+check(PROJECT)
 CONFIG = PROJECT.config
 R = CONFIG.results
 ENVIRONMENT = f"{workflow.basedir}/workflow/envs/gcl.yaml"  # of every rule, with --use-conda
 LOCK = locked(Path(f"{R}/.snakemake.lock"), wait=False)
 GPU = int(resolve(CONFIG.device) == "cuda")  # GPUs of a job that embeds or trains
+if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
+    os.environ["GCL_CONDA"] = "1"  # every job checks that it runs in its environment
 RECIPES = [recipe for experiment in CONFIG.experiments for recipe in experiment.recipes]
 
 
@@ -30,13 +37,28 @@ wildcard_constraints:
     part="|".join(re.escape(part) for name in (CONFIG.pairs, *CONFIG.embedded) for part in parts(PROJECT, name)),
 
 
-def code(stage):
-    """Source of a stage and of all it imports from gcl: inputs, so an edit re-runs the rule."""
+@cache
+def sources(stage):
+    """Source files of a module and of all it imports from gcl."""
     finder = ModuleFinder(path=["src"])
-    module = "src/gcl/" + stage.replace(".", "/")
-    finder.run_script(f"{module}.py" if os.path.exists(f"{module}.py") else f"{module}/__main__.py")
-    files = [m.__file__ for m in finder.modules.values() if m.__file__]
-    return sorted({os.path.relpath(file) for file in files})
+    path = "src/gcl/" + stage.replace(".", "/")
+    finder.run_script(f"{path}.py" if os.path.exists(f"{path}.py") else f"{path}/__main__.py")
+    return {os.path.relpath(found.__file__) for found in finder.modules.values() if found.__file__}
+
+
+def code(*stages):
+    """Sources of a stage and of modules that it imports by name (a family, a reader): an edit re-runs the rule."""
+    return sorted(set().union(*map(sources, stages)))
+
+
+def family_code(stage):
+    """An input function: the sources of a stage with those of the backbone's family."""
+    return lambda wildcards: code(stage, f"models.{PROJECT.backbones[wildcards.backbone].family}")
+
+
+def reader_code(stage):
+    """An input function: the sources of a stage with those of the benchmark's reader."""
+    return lambda wildcards: code(stage, f"prepare.benchmarks.{PROJECT.benchmarks[wildcards.benchmark].reader}")
 
 
 def is_heads(recipe):
@@ -108,13 +130,9 @@ def launch(wildcards):
 
 def export_inputs(wildcards):
     """Heads refer to the exported towers, whole models to the weights."""
-    inputs = {
-        "checkpoints": f"{R}/checkpoints/{wildcards.backbone}/{wildcards.recipe}",
-        "pairs": f"{R}/prepared/{CONFIG.pairs}",
-    }
+    inputs = {"checkpoints": f"{R}/checkpoints/{wildcards.backbone}/{wildcards.recipe}"}
     if is_heads(wildcards.recipe):
         inputs["towers"] = f"{R}/onnx/{wildcards.backbone}/towers"
-        inputs["features"] = f"{R}/embeddings/{wildcards.backbone}/towers/{CONFIG.pairs}"
     else:
         inputs["weights"] = towers_files(wildcards)
     return inputs
@@ -130,6 +148,16 @@ def infer_inputs(wildcards):
     return inputs
 
 
+def infer_pairs_inputs(wildcards):
+    """The same of the training pairs, on which calibration is fitted."""
+    inputs = {"onnx": f"{R}/onnx/{wildcards.backbone}/{wildcards.recipe}"}
+    if is_heads(wildcards.recipe):
+        inputs["features"] = f"{R}/embeddings/{wildcards.backbone}/towers/{CONFIG.pairs}"
+    else:
+        inputs["prepared"] = f"{R}/prepared/{CONFIG.pairs}"
+    return inputs
+
+
 def part_folder(wildcards):
     """What a part is a part of."""
     return to_embed(PROJECT, split_part(wildcards.part)[0])
@@ -142,10 +170,14 @@ def shard(wildcards):
 
 
 def retrieve_inputs(wildcards):
-    """A prepared benchmark, its embeddings in parts, and which rows of them are its own."""
+    """A prepared benchmark, its embeddings in parts, which rows of them are its own, and the calibration if one is used."""
     found = place(PROJECT, wildcards.backbone, wildcards.recipe, wildcards.benchmark)
-    shared = {"shared": str(found.shared)} if found.shared else {}
-    return {"prepared": str(found.prepared), "embeddings": [*map(str, found.embeddings)]} | shared
+    inputs = {"prepared": str(found.prepared), "embeddings": [*map(str, found.embeddings)]}
+    if found.shared:
+        inputs["shared"] = str(found.shared)
+    if set(experiment_of(CONFIG, wildcards.recipe).calibrations) != {"none"}:
+        inputs["calibration"] = f"{R}/calibrations/{wildcards.backbone}/{wildcards.recipe}"
+    return inputs
 
 
 def flags(*names):

@@ -54,7 +54,7 @@ rule prepare_benchmark:
     """Turn {wildcards.benchmark} into canonical queries, pools and qrels"""
     input:
         fetched=lambda w: [f"data/{name}/fetched.json" for name in benchmark_datasets(w.benchmark)],
-        code=code("prepare"),
+        code=reader_code("prepare"),
     output:
         directory(f"{R}/prepared/{{benchmark}}"),
     log:

@@ -6,7 +6,7 @@ rule export_towers:
     """Export the pretrained towers of {wildcards.backbone} to ONNX"""
     input:
         weights=towers_files,
-        code=code("export"),
+        code=family_code("export"),
     output:
         directory(f"{R}/onnx/{{backbone}}/towers"),
     log:
@@ -28,7 +28,7 @@ rule train:
     """Train {wildcards.recipe} on {wildcards.backbone}, all seeds"""
     input:
         unpack(train_inputs),
-        code=code("train"),
+        code=family_code("train"),
     output:
         directory(f"{R}/checkpoints/{{backbone}}/{{recipe}}"),
     log:
@@ -59,10 +59,10 @@ rule train:
 
 
 rule export:
-    """Export {wildcards.recipe} on {wildcards.backbone} to ONNX and fit its calibration"""
+    """Export {wildcards.recipe} on {wildcards.backbone} to ONNX"""
     input:
         unpack(export_inputs),
-        code=code("export"),
+        code=family_code("export"),
     output:
         directory(f"{R}/onnx/{{backbone}}/{{recipe}}"),
     log:
@@ -72,13 +72,11 @@ rule export:
         ENVIRONMENT
     resources:
         mem_mb=8000,
-        runtime=240,
-        gpu=lambda w: 0 if is_heads(w.recipe) else GPU,
+        runtime=60,
     params:
         row=lambda w: to_json(PROJECT.backbones[w.backbone]),
         kind=lambda w: "heads" if is_heads(w.recipe) else "all",
-        device=CONFIG.device,
-        paths=flags("checkpoints", "pairs", "towers", "features"),
+        paths=flags("checkpoints", "towers"),
     shell:
         "python -m gcl.export --kind {params.kind} --name {wildcards.backbone:q} --backbone {params.row:q}"
-        " {params.paths:q} --device {params.device} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+        " {params.paths:q} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"

@@ -1,5 +1,5 @@
 # IN:  results/onnx/<backbone>/<recipe>/, results/prepared/<benchmark>/
-# OUT: results/embeddings/, results/runs/<backbone>/<recipe>/<benchmark>.parquet, results/scores/,
+# OUT: results/embeddings/, results/calibrations/, results/runs/<backbone>/<recipe>/<benchmark>.parquet, results/scores/,
 #      results/submissions/
 
 
@@ -80,6 +80,52 @@ rule infer:
         " {params.shard} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 
+rule infer_pairs:
+    """Embed {CONFIG.pairs} with {wildcards.recipe} on {wildcards.backbone}, to fit its calibration"""
+    input:
+        unpack(infer_pairs_inputs),
+        code=code("infer"),
+    output:
+        temp(directory(f"{R}/pair_embeddings/{{backbone}}/{{recipe}}")),
+    log:
+        err=f"{R}/logs/{{backbone}}/{{recipe}}/infer_pairs.log",
+        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/infer_pairs.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+        gpu=lambda w: 0 if is_heads(w.recipe) else GPU,
+    params:
+        device=lambda w: "cpu" if is_heads(w.recipe) else CONFIG.device,
+        paths=flags("onnx", "features", "prepared"),
+    shell:
+        "python -m gcl.infer {params.paths:q} --device {params.device} --threads {threads}"
+        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
+rule calibrate:
+    """Fit the calibration of {wildcards.recipe} on {wildcards.backbone} on {CONFIG.pairs}"""
+    input:
+        embeddings=f"{R}/pair_embeddings/{{backbone}}/{{recipe}}",
+        prepared=f"{R}/prepared/{CONFIG.pairs}",
+        onnx=f"{R}/onnx/{{backbone}}/{{recipe}}",
+        code=code("retrieve.calibrate"),
+    output:
+        directory(f"{R}/calibrations/{{backbone}}/{{recipe}}"),
+    log:
+        err=f"{R}/logs/{{backbone}}/{{recipe}}/calibrate.log",
+        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/calibrate.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    shell:
+        "python -m gcl.retrieve.calibrate --embeddings {input.embeddings:q} --prepared {input.prepared:q}"
+        " --onnx {input.onnx:q} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
 rule retrieve:
     """Rank the pools of {wildcards.benchmark} for every query, exactly"""
     input:
@@ -101,7 +147,7 @@ rule retrieve:
         calibrations=lambda w: experiment_of(CONFIG, w.recipe).calibrations,
         depth=CONFIG.depth,
         device=CONFIG.device,
-        paths=flags("prepared", "embeddings", "shared", "onnx"),
+        paths=flags("prepared", "embeddings", "shared", "onnx", "calibration"),
     shell:
         "python -m gcl.retrieve {params.paths:q}"
         " --calibrations {params.calibrations} --depth {params.depth} --device {params.device}"
@@ -138,7 +184,7 @@ rule submit:
     input:
         run=f"{R}/runs/{{backbone}}/{{recipe}}/{{benchmark}}.parquet",
         prepared=f"{R}/prepared/{{benchmark}}",
-        code=code("score.submit"),
+        code=reader_code("score.submit"),
     output:
         directory(f"{R}/submissions/{{backbone}}/{{recipe}}/{{benchmark}}"),
     log:

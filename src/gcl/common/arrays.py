@@ -6,19 +6,38 @@ from numpy.typing import NDArray
 from gcl.common.errors import UserError
 
 Floats = NDArray[np.float32]
-
-
+Ints = NDArray[np.int64]
+MODALITIES = ("image", "text", "image_text")
 FUSIONS = ("sum_raw", "sum_unit", "native")
 
 
-def unit(vectors: Floats) -> Floats:
-    """Scale rows of (..., D) to length 1; a row of zeros is a ValueError, since it has no direction."""
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+def norms(vectors: Floats) -> Floats:
+    """Return the lengths of the rows of (..., D), as (..., 1).
+
+    Raises:
+        UserError: a row holds NaN or infinity, is so large that its length has no float32, or is zero: then it has no
+            direction.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        length: Floats = np.linalg.norm(vectors, axis=-1, keepdims=True)
     if not np.isfinite(length).all():
+        if np.isfinite(vectors).all():
+            raise UserError(
+                f"an embedding has an infinite norm: it holds {np.abs(vectors).max():g}, its square overflows"
+            )
         raise UserError("embeddings hold NaN or infinity")
     if (length == 0).any():
         raise UserError("an embedding is all zeros")
-    return (vectors / length).astype(np.float32, copy=False)
+    return length
+
+
+def unit(vectors: Floats) -> Floats:
+    """Scale rows of (..., D) to length 1.
+
+    Raises:
+        UserError: as `norms`.
+    """
+    return (vectors / norms(vectors)).astype(np.float32, copy=False)
 
 
 def fuse(image: Floats | None, text: Floats | None, fusion: str) -> Floats:
@@ -26,6 +45,9 @@ def fuse(image: Floats | None, text: Floats | None, fusion: str) -> Floats:
 
     sum_raw adds the raw outputs and normalises once (UniIR); sum_unit gives both the same weight. A native
     fusion has an output of its own for both: give it as either.
+
+    Raises:
+        UserError: neither is given, or as `norms`.
     """
     parts = [part for part in (image, text) if part is not None]
     if not parts:
@@ -33,9 +55,3 @@ def fuse(image: Floats | None, text: Floats | None, fusion: str) -> Floats:
     if fusion == "sum_unit":
         parts = [unit(part) for part in parts]
     return unit(sum(parts[1:], parts[0]).astype(np.float32, copy=False))
-
-
-Ints = NDArray[np.int64]
-
-
-MODALITIES = ("image", "text", "image_text")

@@ -46,6 +46,7 @@ def run(made: argparse.ArgumentParser, stage: Callable[..., dict[str, Any] | Non
     log_to_stderr()
     started = time.time()
     try:
+        check_environment()
         found = stage(**arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
@@ -55,6 +56,24 @@ def run(made: argparse.ArgumentParser, stage: Callable[..., dict[str, Any] | Non
         sys.exit(f"error: {error}; nothing was left half-written: make room, then run the same again")
     if manifest is not None and os.environ.get("RANK", "0") == "0":
         write_json(manifest, provenance(made.prog, arguments, started) | (found or {}))
+
+
+def check_environment() -> None:
+    """Refuse to run on another Python than that of the conda environment that the workflow asked for.
+
+    Snakemake activates the environment by a shell script whose failure it does not see.
+
+    Raises:
+        UserError: the workflow runs with --use-conda, and this Python is not the environment's.
+    """
+    if "GCL_CONDA" not in os.environ:
+        return
+    prefix = os.environ.get("CONDA_PREFIX", "")
+    if not prefix or not Path(sys.executable).absolute().is_relative_to(Path(prefix).absolute()):
+        raise UserError(
+            f"this job runs {sys.executable}, which is not in the environment that --use-conda made "
+            f"({prefix or 'none is active'}); is there a space in the path of conda or of this folder?"
+        )
 
 
 def provenance(command: str, arguments: dict[str, Any], started: float) -> dict[str, Any]:

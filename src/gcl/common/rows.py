@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,29 +22,32 @@ Count = Annotated[int, Field(gt=0)]
 
 T = TypeVar("T")
 
-BROKEN = (
-    KeyError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    StopIteration,
-    OverflowError,
-    EOFError,
-    OSError,
-    ArithmeticError,
-)
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError)
+UNEXPECTED = (KeyError, TypeError, IndexError, AttributeError, StopIteration, ArithmeticError, ValueError)
 
 
 @contextmanager
 def made_by(stage: str, path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while a file of ours is read into a message that says which stage makes it anew."""
+    """Turn what goes wrong while a file of ours is read into a message that says which stage makes it anew.
+
+    What can't be read at all is a broken file. What is read but is not as the stage writes it may also be a fault of
+    this program: the message says both, and where in the code it was found.
+    """
     try:
         yield
+    except UserError:
+        raise
     except FileNotFoundError as error:
         lacking = f"{path} lacks a file ({error.filename or error})" if path.exists() else f"{path} does not exist"
         raise UserError(f"{lacking}; run `{stage}`") from error
-    except BROKEN as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} is broken ({error!r}); delete it and run `{stage}` again") from error
+    except UNEXPECTED as error:
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"{path} is not as `{stage}` writes it ({error!r}, found at {Path(line.filename).name}:{line.lineno}); if"
+            f" it was cut or edited, delete it and run `{stage}` again, else this is a fault of gcl: please report it"
+        ) from error
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:

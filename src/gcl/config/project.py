@@ -17,11 +17,9 @@ from gcl.common.errors import UserError
 from gcl.common.names import lookup
 from gcl.common.rows import STRICT, Count, Share, load_yaml, mapping, parse, to_json
 from gcl.config.backbones import Backbone, backbone_files
-from gcl.config.benchmarks import OPTIONS, Benchmark
+from gcl.config.benchmarks import Benchmark
 from gcl.config.datasets import Dataset, selected
 from gcl.config.recipes import Recipe, ancestry
-
-Calibration = Literal["none", "center", "zscore", "center_zscore"]
 
 T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of rows: they become folders, and words of commands
@@ -35,7 +33,7 @@ class Experiment:
     recipes: list[str]
     backbones: list[str] = field(default_factory=list)  # none: all of the config's
     seeds: Annotated[list[int], Field(min_length=1)]
-    calibrations: Annotated[list[Calibration], Field(min_length=1)]
+    calibrations: Annotated[list[str], Field(min_length=1)]
     baseline: str | None = None  # each recipe's difference to this one is reported; "previous": to the one before it
 
 
@@ -139,15 +137,10 @@ def check_names(project: Project) -> None:
 
 
 def check_benchmark(project: Project, name: str) -> None:
-    """Look up what a benchmark refers to, and check its options against its reader's."""
-    where = f"config/benchmarks.yaml: {name}"
+    """Look up what a benchmark refers to."""
     row = lookup(project.benchmarks, name, "benchmark", "config/benchmarks.yaml")
     for dataset in (row.dataset, *([row.images.dataset] if row.images else [])):
         lookup(project.datasets, dataset, "data set", "config/datasets.yaml")
-    kind = lookup(OPTIONS, row.reader, "reader", "src/gcl/config/benchmarks.py")
-    options: Any = parse(kind, row.options, f"{where}: options")
-    for task in (*getattr(options, "tasks", []), *getattr(options, "mixed", [])):
-        lookup(row.tasks, task, "task", f"{where}: tasks")
     headlines = [row.headline, *(facts.headline for facts in row.tasks.values())]
     for headline in filter(None, headlines):
         lookup(dict.fromkeys(row.measures), headline, f"headline of {name}: measure", "its own list of measures")

@@ -10,9 +10,6 @@ from gcl.common.errors import UserError
 from gcl.common.names import lookup
 from gcl.common.rows import STRICT, Count, Positive, Share
 
-Denominator = Literal["full", "no_self", "no_self_no_copositive", "cross_only", "target_only"]
-
-
 Direction = Annotated[str, Field(pattern=r"^(image|text|image_text)>(image|text|image_text)$")]
 
 
@@ -21,7 +18,7 @@ class Loss:
     """A member of the family of losses of losses.py."""
 
     directions: dict[Direction, Positive]  # query modality > positive's modality -> weight
-    denominator: Denominator
+    denominator: str  # a rule of losses/denominators.py
     temperature: Positive | Literal["learned"]  # learned: the model's logit scale, clamped to at most 100
     mask_duplicates: bool = True  # equal images or texts in a batch are no negatives of each other
     separation: Annotated[float, Field(ge=0)] = 0.0  # weight of AlignCLIP's intra-modality separation

@@ -10,6 +10,8 @@ from gcl.common.errors import UserError
 
 T = TypeVar("T")
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
 
 def read_text(path: Path) -> str:
     """Read a text file; a missing or undecodable one is a ValueError that names it."""
@@ -94,6 +96,16 @@ def locate(images: Path, name: str, place: str) -> str:
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
         raise UserError(f"{place}: path {name!r} leaves the folder of images")
     return f"{images}::{name}" if images.suffix in (".zip", ".tar") else str(images / name)
+
+
+def image_at(images: Path, name: str, place: str) -> str:
+    """Return the location of an image; its suffix may be another than the annotations' (M-BEIR's copies are JPEG)."""
+    path = images / name
+    try:
+        found = next((p for p in (path, *(path.with_suffix(s) for s in IMAGE_SUFFIXES)) if p.exists()), path)
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise UserError(f"{place}: {name[:80]!r} is no name of an image: {error}") from error
+    return locate(images, str(found.relative_to(images)), place)
 
 
 def clean_edit(text: str, max_words: int = 30) -> str:

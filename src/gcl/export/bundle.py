@@ -68,7 +68,7 @@ def examples(towers: Path, side: int) -> dict[str, dict[str, np.ndarray]]:
     return made | ({"image_text": {"image_tokens": tokens[0], "ids": ids}} if tokens else {})
 
 
-def bundle(towers: Path, heads: Path, output: Path) -> None:
+def bundle(towers: Path, heads: Path, calibration: Path | None, output: Path) -> None:
     """Join the towers and the heads of one seed.
 
     Raises:
@@ -84,6 +84,8 @@ def bundle(towers: Path, heads: Path, output: Path) -> None:
             chain(towers / name, heads / name, folder / name)
             check_chain(towers / name, heads / name, folder / name, inputs)
         shutil.copyfile(towers / "tokenizer.json", folder / "tokenizer.json")
+        if calibration is not None:
+            shutil.copyfile(calibration, folder / "calibration.json")
         graphs = {p.stem: {"file": p.name, "sha256": sha256_file(p)} for p in sorted(folder.glob("*.onnx"))}
         tokenizer = read_export(towers)["tokenizer"]
         about |= {"kind": "all", "takes": "pixels and token ids", "graphs": graphs, "tokenizer": tokenizer}
@@ -95,10 +97,14 @@ def main() -> None:
     made = parser(
         "bundle",
         __doc__,
-        "--towers results/onnx/clip_lite/towers --heads results/onnx/clip_lite/gcl/seed0 --output model",
+        "--towers results/onnx/clip_lite/towers --heads results/onnx/clip_lite/gcl/seed0"
+        " --calibration results/calibrations/clip_lite/gcl/seed0.json --output model",
     )
     made.add_argument("--towers", required=True, type=Path, help="exported towers")
     made.add_argument("--heads", required=True, type=Path, help="exported heads of one seed")
+    made.add_argument(
+        "--calibration", type=Path, help="what `calibrate` wrote for that seed, to keep it beside the model"
+    )
     made.add_argument("--output", required=True, type=Path, help="folder to write")
     run(made, bundle)
 

@@ -4,35 +4,28 @@ What is exported: `towers`, the frozen towers of a backbone; `heads`, the heads 
 on them; `all`, the whole encoders of a checkpoint whose every weight was trained.
 In:  the backbone's weights, or checkpoints (seed0/, seed1/, ...).
 Out: a folder per model with image.onnx, text.onnx, image_text.onnx where fusion is native, tokenizer.json,
-     and export.json: preprocessing, texts, fusion, GELU kind, hashes, parity with torch, and the statistics
-     of calibration. Inference needs nothing but the folder.
+     and export.json: preprocessing, texts, fusion, GELU kind, hashes and parity with torch.
+     Inference needs nothing but the folder.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gcl.common.command import parser, run
-from gcl.common.devices import claim_gpu
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path, sha256_file
-from gcl.common.names import lookup
 from gcl.common.rows import from_json, to_json
 from gcl.config.backbones import Backbone
-from gcl.data.records import fused_keys, read_pairs, to_codes
 from gcl.export.graphs import export_module, head_graph
 from gcl.infer.encoder import run_batches
-from gcl.infer.infer import infer_items
 from gcl.infer.model_folder import read_export
 from gcl.infer.session import open_session
-from gcl.infer.store import Outputs, read_outputs
-from gcl.models import Built, Graph
+from gcl.models import Built, Graph, family
 from gcl.models.checkpoints import read_about, read_start
 from gcl.models.tokenizers import context_of
-from gcl.retrieve import calibration as calibrate
 
 TOLERANCE = 1e-4  # largest 1 - cosine and largest relative error between torch and ONNX
 
@@ -104,20 +97,10 @@ def export_graphs(folder: Path, graphs: dict[str, Graph], built: Built) -> dict[
     return parity
 
 
-def build(backbone: Backbone, data: Path) -> Built:
-    """Build a backbone's model with its public weights."""
-    from gcl.models import FAMILIES
-
-    family = lookup(FAMILIES, backbone.family, "backbone family", "src/gcl/models/__init__.py")
-    return family.build(backbone, data)
-
-
 def export_towers(name: str, backbone: Backbone, data: Path, output: Path) -> None:
     """Export a backbone's pretrained towers without heads."""
-    from gcl.models import FAMILIES
-
-    built = build(backbone, data)
-    towers = FAMILIES[backbone.family].towers
+    built = family(backbone.family).build(backbone, data)
+    towers = family(backbone.family).towers
     if towers is None:
         raise UserError(f"family {backbone.family} has no heads, so its recipes train whole models")
     with atomic_path(output) as folder:
@@ -126,61 +109,37 @@ def export_towers(name: str, backbone: Backbone, data: Path, output: Path) -> No
         describe(folder, "towers", name, backbone, {"parity": parity, **settings(built)})
 
 
-def export_heads(
-    name: str, backbone: Backbone, checkpoint: Path, towers: Path, features: Path, pairs: Path, folder: Path
-) -> None:
-    """Export the heads of one seed and fit the calibration on the training pairs."""
+def export_heads(name: str, backbone: Backbone, checkpoint: Path, towers: Path, folder: Path) -> None:
+    """Export the heads of one seed."""
     from safetensors.numpy import load_file
-
-    from gcl.models import FAMILIES
 
     about = read_about(checkpoint, name)
     state = load_file(checkpoint / about["weights"])
     sample = np.load(checkpoint / "parity.npz")
     folder.mkdir()
     parity: dict[str, Any] = {"tolerance": TOLERANCE}
-    outputs = {}
-    for modality, keys in (FAMILIES[backbone.family].heads or {}).items():
+    for modality, keys in (family(backbone.family).heads or {}).items():
         path = folder / f"{modality}.onnx"
         head_graph(state[keys.first], state[keys.bias] if keys.bias else None, state[keys.second], path)
         session = open_session(path, "cpu", 1)
         found = run_batches(session, sample[f"{modality}_features"])
         parity[modality] = compare(sample[f"{modality}_outputs"], found, str(path.name))
-        outputs[modality] = run_batches(session, np.load(features / f"{modality}.npy"))
-    stats = fit(Outputs(outputs["image"], outputs["text"], outputs.get("image_text")), pairs, backbone.fusion)
     of_towers = read_export(towers)
     kept = {
         k: of_towers[k] for k in ("preprocess", "context", "clean", "activation", "fused_context") if k in of_towers
     }
-    more = {"seed": about["seed"], "towers": of_towers["graphs"], "calibration": stats._asdict(), "parity": parity}
+    more = {"seed": about["seed"], "towers": of_towers["graphs"], "parity": parity}
     describe(folder, "heads", name, backbone, kept | more)
 
 
-def fit(outputs: Outputs, pairs: Path, fusion: str) -> calibrate.Calibration:
-    """Fit the calibration on each pair's image and full caption."""
-    prepared = read_pairs(pairs)
-    full = np.array([rows[0] for rows in prepared.text_rows])
-    fused = None
-    if outputs.fused is not None:
-        codes = to_codes(*fused_keys(pairs).T)
-        fused = outputs.fused[np.searchsorted(codes, to_codes(prepared.image_rows, full))]
-    return calibrate.fit(outputs.image[prepared.image_rows], outputs.text[full], fusion, fused)
-
-
-def export_all(
-    name: str, backbone: Backbone, checkpoint: Path, data: Path, pairs: Path, device: str, folder: Path
-) -> None:
-    """Export the encoders of one whole model; its calibration is fitted on the training pairs."""
+def export_all(name: str, backbone: Backbone, checkpoint: Path, data: Path, folder: Path) -> None:
+    """Export the encoders of one whole model."""
     about = read_about(checkpoint, name)
-    built = build(backbone, data)
+    built = family(backbone.family).build(backbone, data)
     read_start(built.model, checkpoint, name)
     folder.mkdir()
     more = {"parity": export_graphs(folder, built.graphs(), built), "seed": about["seed"], **settings(built)}
     describe(folder, "all", name, backbone, more)
-    infer_items(folder, pairs, device, 0, folder / "calibration")
-    stats = fit(read_outputs([folder / "calibration"]), pairs, backbone.fusion)
-    shutil.rmtree(folder / "calibration")
-    describe(folder, "all", name, backbone, more | {"calibration": stats._asdict()})
 
 
 def export(
@@ -190,9 +149,6 @@ def export(
     data: Path,
     checkpoints: Path | None,
     towers: Path | None,
-    features: Path | None,
-    pairs: Path | None,
-    device: str,
     output: Path,
 ) -> None:
     """Export towers, or every seed of the checkpoints.
@@ -200,12 +156,10 @@ def export(
     Raises:
         UserError: an input is missing or another backbone's, or parity fails.
     """
-    needed = {"towers": (), "heads": ("checkpoints", "towers", "features", "pairs"), "all": ("checkpoints", "pairs")}
-    paths = {"checkpoints": checkpoints, "towers": towers, "features": features, "pairs": pairs}
+    needed = {"towers": (), "heads": ("checkpoints", "towers"), "all": ("checkpoints",)}
+    paths = {"checkpoints": checkpoints, "towers": towers}
     if missing := [f"--{n}" for n in needed[kind] if paths[n] is None]:
         raise UserError(f"exporting {kind} needs {', '.join(missing)}")
-    if kind == "all" and device != "cpu":
-        claim_gpu()
     if kind == "towers":
         export_towers(name, backbone, data, output)
         return
@@ -213,9 +167,9 @@ def export(
         folder.mkdir()
         for seed in sorted(p for p in checkpoints.iterdir() if p.is_dir()):  # type: ignore[union-attr]
             if kind == "heads":
-                export_heads(name, backbone, seed, towers, features, pairs, folder / seed.name)  # type: ignore[arg-type]
+                export_heads(name, backbone, seed, towers, folder / seed.name)  # type: ignore[arg-type]
             else:
-                export_all(name, backbone, seed, data, pairs, device, folder / seed.name)  # type: ignore[arg-type]
+                export_all(name, backbone, seed, data, folder / seed.name)  # type: ignore[arg-type]
 
 
 def main() -> None:
@@ -229,8 +183,5 @@ def main() -> None:
     made.add_argument("--data", type=Path, default=Path("data"), help="folder of fetched data sets")
     made.add_argument("--checkpoints", type=Path, help="what `train` wrote")
     made.add_argument("--towers", type=Path, help="for heads: the exported towers")
-    made.add_argument("--features", type=Path, help="for heads: the towers' outputs for the training pairs")
-    made.add_argument("--pairs", type=Path, help="prepared training pairs, on which calibration is fitted")
-    made.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"], help="for the pairs' embeddings")
     made.add_argument("--output", required=True, type=Path, help="folder to write")
     run(made, export)

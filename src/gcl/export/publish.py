@@ -18,6 +18,7 @@ from gcl.common.rows import load_yaml
 from gcl.config.backbones import Backbone
 from gcl.config.project import load
 from gcl.models.checkpoints import read_about, read_curve, read_start, write_model
+from gcl.models.model_card import card
 
 
 def measures(scores: Path, backbone: str, recipe: str, seed: int) -> str:
@@ -43,19 +44,19 @@ def publish(name: str, recipe: str, seed: int, config: Path, data: Path, output:
     Raises:
         UserError: no such backbone or checkpoint, or one that doesn't fit.
     """
-    from gcl.models import FAMILIES
+    from gcl.models import family
 
     project = load(load_yaml(Path("config/config.yaml")) | load_yaml(config))
     row: Backbone = lookup(project.backbones, name, "backbone", "config/backbones.yaml")
     results = Path(project.config.results)
     checkpoint = results / "checkpoints" / name / recipe / f"seed{seed}"
     about = read_about(checkpoint, name)
-    family = lookup(FAMILIES, row.family, "backbone family", "src/gcl/models/__init__.py")
-    built = family.build(row, data)
+    built = family(row.family).build(row, data)
     read_start(built.model, checkpoint, name)
     table = measures(results / "scores.csv", name, recipe, seed)
     with atomic_path(output) as folder:
-        write_model(folder, built, {k: v for k, v in about.items() if k != "weights"}, read_curve(checkpoint), table)
+        write_model(folder, built, {k: v for k, v in about.items() if k != "weights"}, read_curve(checkpoint))
+        (folder / "README.md").write_text(card(about, built.layout, folder.name, table))
         shown = json.loads((folder / "checkpoint.json").read_text()) | {"trainable": "all"}  # these are all weights
         (folder / "checkpoint.json").write_text(json.dumps(shown, indent=2, sort_keys=True) + "\n")
 

@@ -72,15 +72,17 @@ def download(url: str, part: Path, size: int | None) -> None:
     if size is not None and have >= size:
         part.unlink()
         have = 0
-    with requests.get(
-        url, headers={"Range": f"bytes={have}-"} if have else {}, stream=True, timeout=TIMEOUT_S
-    ) as reply:
+    # Compressed on the way, the stated size would be that of other bytes than those that arrive.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as reply:
         if reply.status_code == requests.codes.requested_range_not_satisfiable:
             part.unlink()  # what is there is no part of this file
             raise UserError("the server has no more than was there already; removed it, run again")
         reply.raise_for_status()
         if url.startswith("https:") and not reply.url.startswith("https:"):
             raise UserError(f"the server sends elsewhere, and unencrypted: {reply.url}")
+        if (coding := reply.headers.get("Content-Encoding", "identity")) != "identity":
+            raise UserError(f"the server sends the file as {coding}, though it was asked for the file as it is")
         resumed = reply.status_code == requests.codes.partial_content
         if size is None:
             size = stated_size(reply, have if resumed else 0)

@@ -1,12 +1,16 @@
-"""Backbone families: how a row of backbones.yaml becomes torch modules."""
+"""Backbone families: how a row of backbones.yaml becomes torch modules. A family is a module here with a FAMILY."""
 
-from gcl.models import clip, timm_hf, vista
+from gcl.common.names import provided
 from gcl.models.base import Built, Family, Graph, Keys
 
-__all__ = ["FAMILIES", "Built", "Family", "Graph", "Keys"]
+__all__ = ["Built", "Family", "Graph", "Keys", "family"]
 
-FAMILIES = {
-    "clip": Family(clip.build),
-    "timm_hf": Family(timm_hf.build, timm_hf.towers, timm_hf.HEADS),
-    "vista": Family(vista.build, vista.towers, vista.HEADS),
-}
+
+def family(name: str) -> Family:
+    """Return a family by the name of its module, which is imported only now.
+
+    Raises:
+        UserError: there is no such family; says which is close.
+    """
+    found: Family = provided("gcl.models", "FAMILY", name, "backbone family")
+    return found

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from gcl.common.errors import UserError
 from gcl.common.rows import mapping, to_json
 from gcl.config.recipes import Recipe
-from gcl.models.model_card import card
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,16 +51,13 @@ def describe(name: str, recipe: Recipe, seed: int) -> dict[str, Any]:
     }
 
 
-def write_model(
-    folder: Path, built: "Built", about: dict[str, Any], curve: list[dict[str, float]], measures: str = ""
-) -> None:
-    """Write a whole model: weights, config, tokenizer, card with `measures`, a table."""
+def write_model(folder: Path, built: "Built", about: dict[str, Any], curve: list[dict[str, float]]) -> None:
+    """Write a whole model: weights, config, tokenizer."""
     state = {k: v.detach().cpu().clone() for k, v in built.model.state_dict().items()}
     write_checkpoint(folder, FILES[built.layout], state, about | {"layout": built.layout}, curve)
     if built.layout in CONFIGS:
         (folder / CONFIGS[built.layout]).write_text(json.dumps(built.config, indent=2, sort_keys=True) + "\n")
     built.tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "README.md").write_text(card(about, built.layout, folder.name, measures))
 
 
 def read_start(model: "nn.Module", folder: Path, backbone: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gcl.common.errors import UserError
 from gcl.config.backbones import Backbone, Preprocess
-from gcl.models.base import Built, Graph
+from gcl.models.base import Built, Family, Graph
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -216,3 +216,6 @@ def preprocess_of(model: Any, config: dict[str, Any]) -> Preprocess:
             made, mean=tuple(found["mean"]), std=tuple(found["std"]), resize="squash" if squash else "shortest_crop"
         )
     return made
+
+
+FAMILY = Family(build)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gcl.common.errors import UserError
 from gcl.config.backbones import Backbone
-from gcl.models.base import Built, Graph, Keys
+from gcl.models.base import Built, Family, Graph, Keys
 from gcl.models.clip import wrap
 
 if TYPE_CHECKING:
@@ -101,3 +101,6 @@ def towers(built: Built) -> dict[str, Graph]:
         "image": whole["image"]._replace(module=model.visual.trunk),
         "text": whole["text"]._replace(module=TextTower(model.text).eval()),
     }
+
+
+FAMILY = Family(build, towers, HEADS)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gcl.common.errors import UserError
 from gcl.config.backbones import Backbone
-from gcl.models.base import Built, Graph, Keys
+from gcl.models.base import Built, Family, Graph, Keys
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,3 +146,6 @@ def towers(built: Built) -> dict[str, Graph]:
 
     words, context = built.tokenizer.get_vocab_size(), context_of(built.tokenizer)
     return graphs_of(built.model, built.preprocess.size, words, context, head=False)
+
+
+FAMILY = Family(build, towers, HEADS)

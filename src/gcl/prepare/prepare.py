@@ -22,7 +22,7 @@ from gcl.config.benchmarks import Benchmark, TaskFacts
 from gcl.data.images import decode, read_bytes
 from gcl.data.items import Contents, write_benchmark
 from gcl.data.records import Pair, content_id, write_pairs, write_rejects
-from gcl.prepare.benchmarks import READERS as BENCHMARK_READERS
+from gcl.prepare.benchmarks import reader_of
 from gcl.prepare.pairs import READERS as PAIR_READERS
 
 log = logging.getLogger(__name__)
@@ -96,8 +96,7 @@ def prepare_benchmark(
         UserError: more unusable images than the row tolerates, a duplicate id, a qrel that points nowhere, or
             other numbers of queries and candidates than the row says.
     """
-    read = lookup(BENCHMARK_READERS, row.reader, "benchmark reader", "src/gcl/prepare/benchmarks/__init__.py")
-    contents = with_facts(read(data, images, row), row)
+    contents = with_facts(reader_of(row.reader).read(data, images, row), row)
     check_counts(contents, row)
     if max_queries is not None:
         contents = first_queries(contents, max_queries)

@@ -6,7 +6,9 @@ zscore     standardises a score by the mean and deviation it has over mismatched
 """
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 
 from gcl.common.arrays import Floats, fuse, unit
 from gcl.common.errors import UserError
+from gcl.common.files import write_json
+from gcl.common.rows import made_by
 
 MODES = ("none", "center", "zscore", "center_zscore")
 
@@ -115,7 +119,18 @@ def affine(
     return factors, offsets
 
 
-def from_dict(value: dict) -> Calibration:  # type: ignore[type-arg]
-    """Read what Calibration._asdict() became in JSON."""
-    scales = {mode: {k: Scale(*v) for k, v in rows.items()} for mode, rows in value["scales"].items()}
-    return Calibration(value["image_mean"], value["text_mean"], value["fused_mean"], scales)
+def write_calibration(path: Path, stats: Calibration) -> None:
+    """Write the statistics as JSON."""
+    write_json(path, stats._asdict())
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read what `calibrate` wrote.
+
+    Raises:
+        UserError: there is no such file, or it is broken.
+    """
+    with made_by("calibrate", path):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        scales = {mode: {k: Scale(*v) for k, v in rows.items()} for mode, rows in value["scales"].items()}
+        return Calibration(value["image_mean"], value["text_mean"], value["fused_mean"], scales)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gcl.common.arrays import MODALITIES, Floats, Ints
+from gcl.common.arrays import MODALITIES, Floats, Ints, norms
 from gcl.data.prepared import Table
 from gcl.data.records import split_codes, to_codes
 from gcl.infer.store import Outputs, Stacked, rows_of
@@ -84,7 +84,7 @@ def pooled(outputs: Floats, weights: tuple[float, ...]) -> Floats:
 
     The mean of unit vectors is what CoVR's evaluation makes of a video's frames. No weights: equal ones.
     """
-    length = np.linalg.norm(outputs, axis=1)
+    length = norms(outputs)[:, 0]
     share = np.asarray(weights or np.full(len(outputs), 1 / len(outputs)), np.float32)
     mean: Floats = (share @ (outputs / length[:, None])) * length.mean()
     return mean.astype(np.float32)

@@ -24,7 +24,7 @@ from gcl.data.prepared import PreparedBenchmark, read_benchmark
 from gcl.data.records import fused_keys, to_codes
 from gcl.infer.model_folder import read_export
 from gcl.infer.store import Outputs, read_outputs
-from gcl.retrieve import calibration
+from gcl.retrieve.calibration import MODES, read_calibration
 from gcl.retrieve.item_vectors import Source
 from gcl.retrieve.run_file import STORED, run_table, write_trec
 from gcl.retrieve.task_ranker import Ranker
@@ -62,14 +62,15 @@ def rank_seed(
     embeddings: Sequence[Path],
     shared: Path | None,
     onnx: Path,
+    calibration_file: Path | None,
     modes: list[str],
     k: int,
     device: str,
 ) -> Iterator[pa.Table]:
     """Yield the rankings of one seed for all calibrations, tasks and pools."""
     about = read_export(onnx)
+    stats = None if calibration_file is None else read_calibration(calibration_file)
     with made_by("export", onnx):
-        stats = calibration.from_dict(about["calibration"]) if "calibration" in about else None
         seed = int(about.get("seed", 0))
     if not 0 <= seed < 2**15:
         raise UserError(f"{onnx}/export.json: seed {seed}, expected 0 to {2**15 - 1}")
@@ -82,11 +83,31 @@ def rank_seed(
                 yield run_table(task, pool, mode, seed, ranker.rank(task, pool, mode, k), bench)
 
 
+def calibration_of(onnx: Path, seed: str | None, given: Path | None, modes: list[str]) -> Path | None:
+    """Return the file of statistics of a model, or of one of its seeds; None where no mode needs any.
+
+    Raises:
+        UserError: there is none.
+    """
+    if modes == ["none"]:
+        return None
+    folder = given or (onnx if seed is None else onnx / seed)
+    name = f"{seed}.json" if seed is not None and given else "calibration.json"
+    path = folder / name if folder.is_dir() else folder
+    if not path.exists():
+        raise UserError(
+            f"calibration {', '.join(modes)} needs statistics of training pairs, and {path} does not exist; "
+            f"run `gcl calibrate`, and give --calibration"
+        )
+    return path
+
+
 def retrieve(
     prepared: Path,
     embeddings: list[Path],
     shared: Path | None,
     onnx: Path,
+    calibration: Path | None,
     calibrations: list[str],
     depth: int,
     device: str,
@@ -106,16 +127,23 @@ def retrieve(
         claim_gpu()
     bench = read_benchmark(prepared, lists=True)
     if (embeddings[-1] / "image.npy").exists():
-        models = [(embeddings, onnx)]
+        models = [(embeddings, onnx, calibration_of(onnx, None, calibration, calibrations))]
     else:
         seeds = [seed.name for seed in sorted(embeddings[-1].glob("seed*"))]
-        models = [([folder / seed for folder in embeddings], onnx / seed) for seed in seeds]
+        models = [
+            (
+                [folder / seed for folder in embeddings],
+                onnx / seed,
+                calibration_of(onnx, seed, calibration, calibrations),
+            )
+            for seed in seeds
+        ]
     if not models:
         raise UserError(f"{embeddings[-1]} holds neither image.npy nor folders of seeds; run `infer`")
     with atomic_path(output) as temporary:
         writer = None
-        for folders, model in models:
-            for table in rank_seed(bench, prepared, folders, shared, model, calibrations, depth, device):
+        for folders, model, stats in models:
+            for table in rank_seed(bench, prepared, folders, shared, model, stats, calibrations, depth, device):
                 writer = writer or pq.ParquetWriter(temporary, table.schema, **STORED)
                 writer.write_table(table, row_group_size=max(1, len(table)))  # one group per ranking, as `score` reads
                 if trec is not None:
@@ -139,7 +167,8 @@ def main() -> None:
     )
     made.add_argument("--shared", type=Path, help="what `share` wrote, if earlier benchmarks' embeddings are given")
     made.add_argument("--onnx", required=True, type=Path, help="the exported model or seeds it was made with")
-    made.add_argument("--calibrations", nargs="+", default=["none"], choices=calibration.MODES)
+    made.add_argument("--calibration", type=Path, help="what `calibrate` wrote (the model's calibration.json)")
+    made.add_argument("--calibrations", nargs="+", default=["none"], choices=MODES)
     made.add_argument("--depth", type=int, default=100, help="candidates kept per query")
     made.add_argument(
         "--device", default="auto", choices=["auto", "cuda", "cpu"], help="where a large pool is searched"

@@ -7,41 +7,16 @@ Out: a folder with the JSON files to upload, one set for each seed and calibrati
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path
-from gcl.common.names import lookup
 from gcl.data.prepared import read_benchmark
-from gcl.retrieve.run_file import Ranking, rankings
+from gcl.prepare.benchmarks import reader_of
+from gcl.retrieve.run_file import rankings
 
 MAX_BYTES = 5_000_000  # of a file for CIRR's server
-
-Upload = tuple[str, dict[str, Any]]
-
-
-def first(ranking: Ranking, queries: list[str], depth: int) -> dict[str, list[str]]:
-    """Return the first so many candidates of every query."""
-    return {query: row[:depth] for query, row in zip(queries, ranking.candidates, strict=True)}
-
-
-def cirr_upload(ranking: Ranking, queries: list[str]) -> Upload | None:
-    """Return name and content of one of CIRR's two files; source: the data set's page on its test server."""
-    metric, depth = ("recall_subset", 3) if ranking.pool == "subset" else ("recall", 50)
-    return metric, {"version": "rc2", "metric": metric} | first(ranking, queries, depth)
-
-
-def circo_upload(ranking: Ranking, queries: list[str]) -> Upload | None:
-    """Return name and content of CIRCO's file; source: the data set's README."""
-    if ranking.task != "circo":
-        return None
-    return "circo", {query: [*map(int, row)] for query, row in first(ranking, queries, 50).items()}
-
-
-UPLOADS: dict[str, Callable[[Ranking, list[str]], Upload | None]] = {"cirr": cirr_upload, "circo": circo_upload}
 
 
 def submit(run_file: Path, prepared: Path, reader: str, output: Path) -> None:
@@ -50,7 +25,9 @@ def submit(run_file: Path, prepared: Path, reader: str, output: Path) -> None:
     Raises:
         UserError: a benchmark that has no server, or queries that could not be used: a server wants all of them.
     """
-    upload = lookup(UPLOADS, reader, "reader of a benchmark with an evaluation server", "src/gcl/score/submit.py")
+    upload = reader_of(reader).upload
+    if upload is None:
+        raise UserError(f"the benchmark's reader '{reader}' knows of no evaluation server: its labels are not hidden")
     bench = read_benchmark(prepared)
     queries = {task.name: bench.queries(task) for task in bench.tasks}
     if missing := [query for found in bench.missing.values() for query in found]:
@@ -58,7 +35,8 @@ def submit(run_file: Path, prepared: Path, reader: str, output: Path) -> None:
     with atomic_path(output) as folder:
         folder.mkdir()
         for ranking in rankings(run_file, queries):
-            if (made := upload(ranking, queries[ranking.task])) is None:
+            ranked = dict(zip(queries[ranking.task], ranking.candidates, strict=True))
+            if (made := upload(ranking.task, ranking.pool, ranked)) is None:
                 continue
             path = folder / f"{made[0]}.{ranking.calibration}.seed{ranking.seed}.json"
             path.write_text(json.dumps(made[1]))
@@ -71,7 +49,7 @@ def main() -> None:
     made = parser("submit", __doc__, "--run run.parquet --prepared results/prepared/cirr_test1 --reader cirr ...")
     made.add_argument("--run", dest="run_file", required=True, type=Path, help="what `retrieve` wrote")
     made.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
-    made.add_argument("--reader", required=True, help="the benchmark's reader: " + ", ".join(UPLOADS))
+    made.add_argument("--reader", required=True, help="the benchmark's reader")
     made.add_argument("--output", required=True, type=Path, help="folder to write")
     run(made, submit)
 

@@ -108,6 +108,8 @@ def make(model: Path, variant: str, folder: Path) -> None:
         lookup(MAKERS, variant, "variant", "src/gcl/score/variants.py")(model / graph["file"], folder / graph["file"])
         graph["sha256"] = sha256_file(folder / graph["file"])
     shutil.copyfile(model / "tokenizer.json", folder / "tokenizer.json")
+    if (model / "calibration.json").exists():
+        shutil.copyfile(model / "calibration.json", folder / "calibration.json")
     about["dtype"] = DTYPES[variant]
     (folder / "export.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
 
@@ -135,7 +137,7 @@ def distance(embeddings: Path, reference: Path) -> float:
 def measured(model: Path, prepared: Path, embeddings: Path, measure: str, folder: Path) -> dict[str, float]:
     """Return the mean of the tasks by pool, in percent."""
     bench = read_benchmark(prepared)
-    retrieve(prepared, [embeddings], None, model, ["none"], 100, "cpu", None, folder / "run.parquet")
+    retrieve(prepared, [embeddings], None, model, None, ["none"], 100, "cpu", None, folder / "run.parquet")
     score(folder / "run.parquet", prepared, "x", "x", "x", [measure], 10, folder / "scores")
     result = read_result(folder / "scores", "x", "x", {task.name: measure for task in bench.tasks})
     return {

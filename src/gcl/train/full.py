@@ -16,12 +16,11 @@ from torch.nn.functional import normalize
 
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path
-from gcl.common.names import lookup
 from gcl.common.progress import progress
 from gcl.common.rows import to_json
 from gcl.config.backbones import Backbone
 from gcl.config.recipes import Loss, Recipe
-from gcl.models import FAMILIES, Built
+from gcl.models import Built, family
 from gcl.models.checkpoints import read_start
 from gcl.train.batches import Loader
 from gcl.train.distributed import Rank, join, part_of
@@ -49,8 +48,7 @@ def train_all(
     """
     rank = join(paths.device)
     torch.manual_seed(seed)
-    family = lookup(FAMILIES, backbone.family, "backbone family", "src/gcl/models/__init__.py")
-    built = family.build(backbone, paths.data)
+    built = family(backbone.family).build(backbone, paths.data)
     if paths.init is not None:
         read_start(built.model, paths.init / f"seed{seed}", name)
     if recipe.epochs == 0:

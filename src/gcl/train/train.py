@@ -55,14 +55,13 @@ def train_heads_seed(
     import numpy as np
     import torch
 
-    from gcl.common.names import lookup
-    from gcl.models import FAMILIES
+    from gcl.models import family
     from gcl.train.frozen import parity_sample, read_features, train_heads
 
     # One thread: the result doesn't depend on how many cores the job was given.
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # gradients of far negatives are denormal, and slow as such
-    keys = lookup(FAMILIES, backbone.family, "backbone family", "src/gcl/models/__init__.py").heads
+    keys = family(backbone.family).heads
     if keys is None:
         raise UserError(f"family {backbone.family} has no heads to train; set `trainable: all`, or a list of layers")
     if paths.features is None:

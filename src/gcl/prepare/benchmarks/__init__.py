@@ -1,27 +1,29 @@
-"""Readers of benchmarks: from a data set's files to items, tasks and qrels.
-
-A reader takes the folder of the annotations, the folder of the images, and the benchmark's row.
-"""
+"""Readers of benchmarks: from a data set's files to items, tasks and qrels. A reader is a module here with a READER."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from gcl.common.names import provided
 from gcl.config.benchmarks import Benchmark
 from gcl.data.items import Contents
-from gcl.prepare.benchmarks.circo import read_circo
-from gcl.prepare.benchmarks.cirr import read_cirr
-from gcl.prepare.benchmarks.clipart9 import read_clipart9
-from gcl.prepare.benchmarks.covr import read_covr
-from gcl.prepare.benchmarks.fashioniq import read_fashioniq
-from gcl.prepare.benchmarks.mbeir import read_mbeir
-from gcl.prepare.benchmarks.mmeb import read_mmeb
 
-READERS: dict[str, Callable[[Path, Path, Benchmark], Contents]] = {
-    "clipart9": read_clipart9,
-    "mbeir": read_mbeir,
-    "mmeb": read_mmeb,
-    "covr": read_covr,
-    "cirr": read_cirr,
-    "fashioniq": read_fashioniq,
-    "circo": read_circo,
-}
+Upload = tuple[str, dict[str, Any]]  # name and content of a file for an evaluation server
+
+
+class Reader(NamedTuple):
+    """How a benchmark is read, what its row may say of that, and what its evaluation server takes."""
+
+    read: Callable[[Path, Path, Benchmark], Contents]  # folder of the annotations, folder of the images, the row
+    options: type  # of the row's `options`
+    upload: Callable[[str, str, dict[str, list[str]]], Upload | None] | None = None  # task, pool, query -> candidates
+
+
+def reader_of(name: str) -> Reader:
+    """Return a reader by the name of its module, which is imported only now.
+
+    Raises:
+        UserError: there is no such reader; says which is close.
+    """
+    found: Reader = provided("gcl.prepare.benchmarks", "READER", name, "benchmark reader")
+    return found

@@ -8,12 +8,21 @@ The reference image is left out of the ranking. The labels of the test split are
 
 from pathlib import Path
 
+from pydantic.dataclasses import dataclass
+
 from gcl.common.errors import UserError
+from gcl.common.rows import STRICT
 from gcl.config.benchmarks import Benchmark
 from gcl.data.annotations import clean_edit, locate, read_json, read_records, text_of, value_of
 from gcl.data.items import Contents, Excluded, Item, Qrel, Task
+from gcl.prepare.benchmarks import Reader, Upload
 
 GALLERY = "COCO2017_unlabeled/unlabeled2017"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Options:
+    """CIRCO has one protocol."""
 
 
 def read_circo(folder: Path, images: Path, row: Benchmark) -> Contents:
@@ -45,3 +54,11 @@ def read_circo(folder: Path, images: Path, row: Benchmark) -> Contents:
     pool = [Item(name, None, (location,)) for name, location in known.items()]
     tasks = [Task(name, "image_text", "image", "query", {"all": ["pool"]}) for name in names]
     return Contents({"query": queries, "pool": pool}, tasks, qrels, [], excluded)
+
+
+def upload(task: str, pool: str, ranked: dict[str, list[str]]) -> Upload | None:
+    """Return name and content of CIRCO's file; source: the data set's README."""
+    return ("circo", {query: [*map(int, names[:50])] for query, names in ranked.items()}) if task == "circo" else None
+
+
+READER = Reader(read_circo, Options, upload)

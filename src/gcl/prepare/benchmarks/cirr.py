@@ -5,27 +5,26 @@ set of six. The labels of test1 are hidden.
 """
 
 from pathlib import Path
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
 
 from gcl.common.errors import UserError
-from gcl.common.rows import parse
-from gcl.config.benchmarks import Benchmark, CirrOptions
-from gcl.data.annotations import clean_edit, locate, read_json, read_records, text_of, value_of
+from gcl.common.rows import STRICT, parse
+from gcl.config.benchmarks import Benchmark
+from gcl.data.annotations import IMAGE_SUFFIXES, clean_edit, image_at, read_json, read_records, text_of, value_of
 from gcl.data.items import Contents, Excluded, Item, Listed, Qrel, Task
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
-
-
-def image_at(images: Path, name: str, place: str) -> str:
-    """Return the location of an image; its suffix may be another than the annotations' (M-BEIR's copies are JPEG)."""
-    path = images / name
-    try:
-        found = next((p for p in (path, *(path.with_suffix(s) for s in SUFFIXES)) if p.exists()), path)
-    except (OSError, ValueError) as error:  # a name that no file can have
-        raise UserError(f"{place}: {name[:80]!r} is no name of an image: {error}") from error
-    return locate(images, str(found.relative_to(images)), place)
+from gcl.prepare.benchmarks import Reader, Upload
 
 
-def gallery(folder: Path, images: Path, split: str, options: CirrOptions) -> list[Item]:
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Options:
+    """The protocol of CIRR."""
+
+    gallery: Literal["split", "folder"] = "split"  # the split file's images, or every image of the split's folder
+
+
+def gallery(folder: Path, images: Path, split: str, options: Options) -> list[Item]:
     """Return the images that are searched."""
     path = folder / f"image_splits/split.rc2.{split}.json"
     names = read_json(path)
@@ -37,7 +36,7 @@ def gallery(folder: Path, images: Path, split: str, options: CirrOptions) -> lis
             for name, inner in names.items()
         ]
     parent = images / next(iter(names.values())).removeprefix("./").split("/")[0]
-    files = sorted(p for p in parent.rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in parent.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     return [Item(file.stem, None, (str(file),)) for file in files]
 
 
@@ -47,7 +46,7 @@ def read_cirr(folder: Path, images: Path, row: Benchmark) -> Contents:
     Raises:
         UserError: a record in another form, named by its number.
     """
-    options = parse(CirrOptions, row.options, "options")
+    options = parse(Options, row.options, "options")
     path = folder / f"captions/cap.rc2.{row.split}.json"
     pool = gallery(folder, images, row.split, options)
     location = {item.item_id: item.images for item in pool}
@@ -66,3 +65,12 @@ def read_cirr(folder: Path, images: Path, row: Benchmark) -> Contents:
         lists.append(Listed("cirr", "subset", query, [*members, *([target] if target else [])]))
     task = Task("cirr", "image_text", "image", "query", {options.gallery: ["pool"], "subset": ["pool"]}, ("subset",))
     return Contents({"query": queries, "pool": pool}, [task], qrels, lists, excluded)
+
+
+def upload(task: str, pool: str, ranked: dict[str, list[str]]) -> Upload:
+    """Return name and content of one of CIRR's two files; source: the data set's page on its test server."""
+    metric, depth = ("recall_subset", 3) if pool == "subset" else ("recall", 50)
+    return metric, {"version": "rc2", "metric": metric} | {query: names[:depth] for query, names in ranked.items()}
+
+
+READER = Reader(read_cirr, Options, upload)

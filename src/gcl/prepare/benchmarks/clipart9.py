@@ -8,15 +8,24 @@ M-BEIR's form, <data set>:<number>. The local pool holds candidates of one modal
 from itertools import groupby
 from pathlib import Path
 
+from pydantic.dataclasses import dataclass
+
 from gcl.common.errors import UserError
+from gcl.common.rows import STRICT
 from gcl.config.benchmarks import Benchmark
 from gcl.data.items import Contents, Item, Qrel, Task
 from gcl.data.records import read_parquet
+from gcl.prepare.benchmarks import Reader
 from gcl.prepare.pairs import describe
 
 MODALITIES = ("image", "text", "image_text")
 SHORT = {"image": "i", "text": "t", "image_text": "it"}
 DATASET_ID = 10  # M-BEIR's own data sets are 0..9
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Options:
+    """clipart9 has one protocol."""
 
 
 def read_clipart9(folder: Path, images: Path, row: Benchmark) -> Contents:
@@ -64,3 +73,6 @@ def add(tables: dict[str, list[Item]], kind: str, number: int, image: str, text:
         images = (image,) if modality != "text" else ()
         said = text if modality != "image" else None
         tables[f"{kind}_{modality}"].append(Item(item_id(modality, number), said, images))
+
+
+READER = Reader(read_clipart9, Options)

@@ -10,22 +10,35 @@ import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
 from gcl.common.errors import UserError
 from gcl.common.progress import progress
-from gcl.common.rows import parse
-from gcl.config.benchmarks import Benchmark, CovrOptions
+from gcl.common.rows import STRICT, Count, parse
+from gcl.config.benchmarks import Benchmark
 from gcl.data.annotations import clean_edit, read_text
 from gcl.data.items import Contents, Excluded, Item, Qrel, Task
 from gcl.data.videos import count_frames, spread_frames
+from gcl.prepare.benchmarks import Reader
 
 log = logging.getLogger(__name__)
 
 TEMPERATURE = 0.1  # of the weights of frames
 MAX_SCORE = 1e6  # they are cosines
 COLUMNS = ("pth1", "pth2", "edit", "scores")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Options:
+    """The protocol of WebVid-CoVR."""
+
+    annotations: str  # the CSV file
+    pooling: Literal["mean", "middle", "scores"] = "mean"
+    frames: Count = 15  # of a target, at most
+    bgr_targets: bool = False  # swap red and blue in targets, as the published embeddings have it
 
 
 def read_triplets(path: Path) -> list[dict[str, str]]:
@@ -63,9 +76,7 @@ def frame_weights(scores: str, frames: int) -> tuple[float, ...]:
     return tuple((powers / powers.sum()).tolist())
 
 
-def target_images(
-    video: Path, count: int, scores: str, options: CovrOptions
-) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def target_images(video: Path, count: int, scores: str, options: Options) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Return the frames that make up a target, and their weights."""
     n = len(spread_frames(count, options.frames))
     end = "/bgr" if options.bgr_targets else ""
@@ -95,7 +106,7 @@ def read_covr(folder: Path, images: Path, row: Benchmark) -> Contents:
     Raises:
         UserError: a row in another form, named by line.
     """
-    options = parse(CovrOptions, row.options, "options")
+    options = parse(Options, row.options, "options")
     path = folder / options.annotations
     triplets = read_triplets(path)
     videos = {name: images / f"{name}.mp4" for t in triplets for name in (t["pth1"], t["pth2"])}
@@ -126,3 +137,6 @@ def read_covr(folder: Path, images: Path, row: Benchmark) -> Contents:
     lost = {"pool": len(triplets) - len(pool)}
     tables = {"query": queries, "pool": pool}
     return Contents(tables, [task], qrels, [], excluded, frozenset(dead), missing, rejects, lost)
+
+
+READER = Reader(read_covr, Options)

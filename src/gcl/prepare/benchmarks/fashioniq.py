@@ -5,17 +5,28 @@ ranking unless mask_reference is off: code bases differ in both.
 """
 
 from pathlib import Path
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
 
 from gcl.common.errors import UserError
-from gcl.common.rows import parse
-from gcl.config.benchmarks import Benchmark, FashioniqOptions
-from gcl.data.annotations import clean_edit, read_json, read_records, text_of
+from gcl.common.rows import STRICT, parse
+from gcl.config.benchmarks import Benchmark
+from gcl.data.annotations import clean_edit, image_at, read_json, read_records, text_of
 from gcl.data.items import Contents, Excluded, Item, Qrel, Task
-from gcl.prepare.benchmarks.cirr import image_at
+from gcl.prepare.benchmarks import Reader
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Options:
+    """The protocol of FashionIQ."""
+
+    gallery: Literal["split", "val"] = "split"  # the split file's images, or only references and targets
+    mask_reference: bool = True
 
 
 def read_category(
-    folder: Path, images: Path, split: str, name: str, options: FashioniqOptions
+    folder: Path, images: Path, split: str, name: str, options: Options
 ) -> tuple[list[Item], list[Item], list[Qrel], list[Excluded]]:
     """Return queries, pool, qrels and exclusions of one category."""
     path = folder / f"captions/cap.{name}.{split}.json"
@@ -47,7 +58,7 @@ def read_fashioniq(folder: Path, images: Path, row: Benchmark) -> Contents:
     Raises:
         UserError: a record in another form, named by its number.
     """
-    options = parse(FashioniqOptions, row.options, "options")
+    options = parse(Options, row.options, "options")
     tables: dict[str, list[Item]] = {}
     tasks, all_qrels, all_excluded = [], [], []
     for name in row.tasks:
@@ -57,3 +68,6 @@ def read_fashioniq(folder: Path, images: Path, row: Benchmark) -> Contents:
         all_qrels += qrels
         all_excluded += excluded
     return Contents(tables, tasks, all_qrels, [], all_excluded)
+
+
+READER = Reader(read_fashioniq, Options)

@@ -10,14 +10,18 @@ import hashlib
 import logging
 import re
 from collections import Counter
+from dataclasses import field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pydantic.dataclasses import dataclass
 
 from gcl.common.errors import UserError
-from gcl.common.rows import parse
-from gcl.config.benchmarks import Benchmark, MbeirOptions
+from gcl.common.rows import STRICT, parse
+from gcl.config.benchmarks import Benchmark
 from gcl.data.annotations import locate, read_jsonl, read_lines, text_of, text_or_none
 from gcl.data.items import Contents, Item, Qrel, Task
+from gcl.prepare.benchmarks import Reader
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +38,17 @@ MODALITIES = {
 NAME = re.compile(r"^[a-z0-9]+_task([0-8])$")
 ENDINGS = (".", "?", "!")
 
-Prompts = dict[tuple[str, str, str], list[str]]  # (data set's number, query modality, candidate modality)
+PromptTable = dict[tuple[str, str, str], list[str]]  # (data set's number, query modality, candidate modality)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Options:
+    """The protocol of M-BEIR; the global pool is there if all tasks are."""
+
+    tasks: list[str] = field(default_factory=list)  # none: all that the row lists
+    prompts: Literal["none", "first", "seeded"] = (
+        "none"  # what is said before a query: nothing, the first prompt, or one chosen by the query's id
+    )
 
 
 def clean(text: str | None) -> str:
@@ -81,9 +95,9 @@ class Source(NamedTuple):
         return (locate(self.images, path, place),) if path else ()
 
 
-def read_prompts(path: Path) -> Prompts:
+def read_prompts(path: Path) -> PromptTable:
     """Read query_instructions.tsv: modality of query and candidate, a name, the data set's number, prompts."""
-    prompts: Prompts = {}
+    prompts: PromptTable = {}
     for place, line in list(read_lines(path))[1:]:
         cells = line.strip().split("\t")
         if len(cells) < 5:
@@ -155,7 +169,7 @@ class Rejects:
 
 
 def read_queries(
-    source: Source, task: str, mode: str, prompts: Prompts, rejects: Rejects
+    source: Source, task: str, mode: str, prompts: PromptTable, rejects: Rejects
 ) -> tuple[list[Item], set[Qrel]]:
     """Read a task's queries, and what they say is relevant."""
     asked, wanted = MODALITIES[task_number(task)]
@@ -205,7 +219,7 @@ def read_mbeir(folder: Path, images: Path, row: Benchmark) -> Contents:
     Raises:
         UserError: a record or line in another form, named by file and line.
     """
-    options = parse(MbeirOptions, row.options, "options")
+    options = parse(Options, row.options, "options")
     names = [name for name in row.tasks if not options.tasks or name in options.tasks]
     source = Source(folder, images, row.split)
     prompts = read_prompts(folder / "instructions/query_instructions.tsv") if options.prompts != "none" else {}
@@ -239,3 +253,6 @@ def drop_missing(contents: Contents, is_whole: bool) -> Contents:
         log.info("%d relevant candidates are of another data set and in no local pool", len(foreign))
     kept = [qrel for qrel in contents.qrels if (qrel.task, qrel.query_id) not in missing]
     return contents._replace(qrels=kept, absent=frozenset(rejected | (set() if is_whole else foreign)))
+
+
+READER = Reader(read_mbeir, Options)

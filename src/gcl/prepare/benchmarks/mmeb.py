@@ -9,20 +9,33 @@ mixed     one pool of all candidates of the sets named in the row's options, whi
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pydantic.dataclasses import dataclass
 
 from gcl.common.errors import UserError
-from gcl.common.rows import parse
-from gcl.config.benchmarks import Benchmark, MmebOptions, TaskFacts
+from gcl.common.rows import STRICT, parse
+from gcl.config.benchmarks import Benchmark, TaskFacts
 from gcl.data.annotations import locate
 from gcl.data.items import Contents, Item, Listed, Qrel, Task
 from gcl.data.records import read_parquet
+from gcl.prepare.benchmarks import Reader
 
 log = logging.getLogger(__name__)
 
 PLACEHOLDER = re.compile(r"<\|image(_\d+|_pad)?\|>")
 Key = tuple[str, str]  # text and image path of a candidate
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Options:
+    """The protocol of MMEB."""
+
+    tasks: list[str] = field(default_factory=list)  # none: all that the row lists
+    instructions: Literal["strip", "keep"] = "strip"
+    mixed: list[str] = field(default_factory=list)  # tasks whose candidates make one pool besides; none: no such pool
 
 
 class Row(NamedTuple):
@@ -83,10 +96,10 @@ def joined(parts: list[str]) -> str:
     return " ".join(filter(None, map(without_placeholder, parts)))
 
 
-class Reader:
+class CandidateTables:
     """Gathers candidates in tables, each distinct one once."""
 
-    def __init__(self, images: Path, options: MmebOptions) -> None:
+    def __init__(self, images: Path, options: Options) -> None:
         self.images, self.options = images, options
         self.tables: dict[str, list[Item]] = {}
         self.ids: dict[str, dict[tuple[str | None, tuple[str, ...]], str]] = {}
@@ -135,11 +148,11 @@ def read_mmeb(folder: Path, images: Path, row: Benchmark) -> Contents:
     Raises:
         UserError: a row in another form, named by file and number.
     """
-    options = parse(MmebOptions, row.options, "options")
+    options = parse(Options, row.options, "options")
     names = [name for name in row.tasks if not options.tasks or name in options.tasks]
     if lacking := set(options.mixed) - set(names):
         raise UserError(f"the mixed pool needs tasks that aren't chosen: {', '.join(sorted(lacking))}")
-    reader = Reader(images, options)
+    reader = CandidateTables(images, options)
     tasks, qrels, lists = [], [], []
     for name in names:
         path = folder / name / "test-00000-of-00001.parquet"
@@ -148,3 +161,6 @@ def read_mmeb(folder: Path, images: Path, row: Benchmark) -> Contents:
         qrels += found
         lists += own
     return Contents(reader.tables, tasks, qrels, lists)
+
+
+READER = Reader(read_mmeb, Options)

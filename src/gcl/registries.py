@@ -1,0 +1,43 @@
+"""What the config's names stand for in the code: checked before anything runs.
+
+The config itself (gcl.config) knows its rows; which families, readers, options, denominators and calibrations there
+are is known where each is defined, and only there. This module looks there.
+"""
+
+from typing import Any
+
+from gcl.common.names import lookup, providers
+from gcl.common.rows import parse
+from gcl.config.project import Project
+from gcl.losses.denominators import OWN_COLUMNS
+from gcl.prepare.benchmarks import reader_of
+from gcl.retrieve.calibration import MODES
+
+
+def check(project: Project) -> None:
+    """Look up every name that stands for code.
+
+    Raises:
+        UserError: an unknown family, reader, option, task, denominator or calibration; says which is close.
+    """
+    config, families = project.config, providers("gcl.models", "FAMILY")
+    for name in config.backbones:
+        lookup(families, project.backbones[name].family, f"family of {name}", "src/gcl/models/, a module each")
+    for name in config.embedded:
+        check_options(project, name)
+    for experiment in config.experiments:
+        for name in experiment.calibrations:
+            lookup(
+                dict.fromkeys(MODES), name, f"calibration of experiment {experiment.name}", "retrieve/calibration.py"
+            )
+        for name in experiment.recipes:
+            rule = project.recipes[name].loss.denominator
+            lookup(OWN_COLUMNS, rule, f"denominator of recipe {name}", "src/gcl/losses/denominators.py")
+
+
+def check_options(project: Project, name: str) -> None:
+    """Check the options of a benchmark against its reader's."""
+    row, where = project.benchmarks[name], f"config/benchmarks.yaml: {name}"
+    options: Any = parse(reader_of(row.reader).options, row.options, f"{where}: options")
+    for task in (*getattr(options, "tasks", []), *getattr(options, "mixed", [])):
+        lookup(row.tasks, task, "task", f"{where}: tasks")
