@@ -18,8 +18,8 @@ test: setup check
 	pytest -n 2 --dist loadfile
 
 check: setup
-	ruff check src tests benchmarks scripts
-	ruff format --check src tests benchmarks scripts
+	ruff check .
+	ruff format --check .
 	snakefmt --check Snakefile workflow
 	mypy
 	snakemake --cores 1 -n --quiet all > /dev/null

@@ -1,3 +1,44 @@
-"""Generalized contrastive learning for universal multimodal retrieval."""
+"""Generalized contrastive learning for universal multimodal retrieval.
 
-__version__ = "0.1.0"
+    gcl.gcl_loss, gcl.GCLLoss    the loss, as a function and as a module for any training loop (torch)
+    gcl.load(folder)             a model that `export`, `bundle` or `publish` wrote; .encode(images=, texts=)
+    gcl.search                   the best candidates of every query, exactly
+    gcl.evaluate                 measures of a run, as the stage `score` computes them
+
+Each is imported on first use, so `import gcl` costs nothing and what isn't used need not be installed.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gcl.infer.model import Model, load
+    from gcl.losses.gcl import gcl_loss
+    from gcl.losses.module import GCLLoss
+    from gcl.retrieve.search import Hits, search
+    from gcl.score.evaluate import evaluate
+
+__version__ = "0.2.0"
+__all__ = ["GCLLoss", "Hits", "Model", "evaluate", "gcl_loss", "load", "search"]
+
+DOORS = {
+    "gcl_loss": "gcl.losses.gcl",
+    "GCLLoss": "gcl.losses.module",
+    "Model": "gcl.infer.model",
+    "load": "gcl.infer.model",
+    "Hits": "gcl.retrieve.search",
+    "search": "gcl.retrieve.search",
+    "evaluate": "gcl.score.evaluate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for."""
+    if name not in DOORS:
+        raise AttributeError(f"module 'gcl' has no attribute '{name}'")
+    return getattr(importlib.import_module(DOORS[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List what there is."""
+    return sorted([*globals(), *DOORS])

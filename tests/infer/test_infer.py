@@ -6,9 +6,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import gcl
+from gcl.common.arrays import fuse, unit
+from gcl.common.errors import UserError
 from gcl.common.rows import load_yaml
 from gcl.config.paths import earlier, parts, place, split_part, to_embed
 from gcl.config.project import load
+from gcl.data.images import decode, read_bytes
 from gcl.data.items import Contents, Item, Qrel, Task, write_benchmark
 from gcl.data.records import fused_keys, read_parquet
 from gcl.export.export import export
@@ -234,3 +238,42 @@ def test_shards_of_an_unknown_benchmark_are_refused():
     config = load_yaml(ROOT / "config/config.yaml") | {"shards": {"clipart": 2}}
     with pytest.raises(ValueError, match=r"unknown benchmark to shard 'clipart' \(did you mean 'clipart9'\?\)"):
         load(config, ROOT / "config")
+
+
+def test_a_loaded_model_embeds_as_the_stage_does(model, universe, tmp_path):
+    """Images as paths, bytes, PIL images and arrays; texts; both; against what `infer` and `fuse` make of them."""
+    locations, _ = universe
+    prepared = benchmark(tmp_path / "p", np.random.default_rng(5), locations, "a")
+    outputs = read_outputs([embed(model, prepared, tmp_path / "e")])
+    shown = read_parquet(prepared / "locations.parquet")["location"].to_pylist()
+    texts = read_parquet(prepared / "texts.parquet")["text"].to_pylist()
+    loaded = gcl.load(model, "cpu", 1)
+    np.testing.assert_allclose(loaded.encode(images=[read_bytes(x) for x in shown]), unit(outputs.image), atol=1e-5)
+    np.testing.assert_allclose(loaded.encode(texts=texts), unit(outputs.text), atol=1e-5)
+    picture = decode(read_bytes(shown[0]), "x")
+    forms = loaded.encode(images=[picture, np.asarray(picture), picture.convert("RGBA")])
+    np.testing.assert_allclose(forms, unit(outputs.image[[0, 0, 0]]), atol=1e-5)
+    keys = fused_keys(prepared)[:3]
+    mixed = loaded.encode(
+        images=[None, *(read_bytes(shown[i]) for i in keys[:, 0])], texts=[texts[0], *(texts[t] for t in keys[:, 1])]
+    )
+    fused = unit(outputs.fused[:3]) if outputs.fused is not None else None
+    expected = fuse(outputs.image[keys[:, 0]], outputs.text[keys[:, 1]], "sum_raw") if fused is None else fused
+    np.testing.assert_allclose(mixed, np.concatenate([unit(outputs.text[:1]), expected]), atol=1e-5)
+    assert loaded.encode(images=[]).shape == (0, loaded.width)
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "message"),
+    [
+        ([None], [None], "item 0 has neither image nor text"),
+        ([b"x"], ["a", "b"], "1 images and 2 texts"),
+        ([b"no image"], None, "can't decode image item 0"),
+        (["no/such.png"], None, r"no/such\.png is missing"),
+        ([3], None, "item 0 is int, expected a path"),
+        ([np.zeros((2, 2), np.uint8)], None, r"item 0 is an array \(2, 2\) of uint8"),
+    ],
+)
+def test_what_can_not_be_embedded_is_named(model, images, texts, message):
+    with pytest.raises(UserError, match=message):
+        gcl.load(model, "cpu", 1).encode(images, texts)

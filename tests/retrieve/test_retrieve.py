@@ -136,7 +136,9 @@ def test_equal_items_tie_exactly_and_the_lower_row_wins(ready):
 def test_one_model_without_seeds_ranks_as_its_seed(ready, tmp_path):
     prepared, embeddings, onnx, output = ready
     retrieve(prepared, [embeddings], None, onnx, None, ["none"], 5, "cpu", None, output)
-    retrieve(prepared, [embeddings / "seed0"], None, onnx / "seed0", ["none"], 5, "cpu", None, tmp_path / "one.parquet")
+    retrieve(
+        prepared, [embeddings / "seed0"], None, onnx / "seed0", None, ["none"], 5, "cpu", None, tmp_path / "one.parquet"
+    )
     assert pq.read_table(output).equals(pq.read_table(tmp_path / "one.parquet"))
 
 

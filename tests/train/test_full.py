@@ -17,6 +17,8 @@ from gcl.common.arrays import MODALITIES
 from gcl.losses.gcl import duplicates, gcl_loss, separation_loss
 from gcl.losses.tiled import TILES
 from gcl.models import family
+from gcl.models.checkpoints import read_about
+from gcl.models.model_card import card
 from gcl.train.batches import Order, crop_box
 from gcl.train.recipe_loss import triplet
 from gcl.train.train import Paths
@@ -239,7 +241,7 @@ def test_open_clip_loads_a_checkpoint_in_one_line(pairs, weights, tmp_path):
     close({k: v.detach() for k, v in model.state_dict().items()}, expected, 0)
     assert look.transforms[0].size == 32
     assert open_clip.get_tokenizer(f"local-dir:{tmp_path}/out/seed0")(["a cat"]).shape == (1, 77)
-    text = (tmp_path / "out/seed0/README.md").read_text()
+    text = card(read_about(tmp_path / "out/seed0", "tiny"), "open_clip", "title")
     assert "library_name: open_clip" in text
     assert "denominator no_self, temperature 0.05" in text
 
@@ -247,7 +249,7 @@ def test_open_clip_loads_a_checkpoint_in_one_line(pairs, weights, tmp_path):
 def test_a_checkpoint_of_vista_loads_as_its_card_says(pairs, tmp_path):
     backbone = tiny_vista(tmp_path)
     expected, _ = run(backbone, recipe(max_steps=1), pairs, tmp_path, tmp_path / "out")
-    text = (tmp_path / "out/seed0/README.md").read_text()
+    text = card(read_about(tmp_path / "out/seed0", "tiny"), "vista", "title")
     code = text.split("```python\n")[1].split("```")[0].replace("PATH/TO/THIS/FOLDER", str(tmp_path / "out/seed0"))
     scope = {}
     exec(code, scope)  # noqa: S102

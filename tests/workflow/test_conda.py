@@ -39,7 +39,7 @@ def clone(tmp_path_factory):
     made = copy_working_tree(tmp_path_factory.mktemp("conda"))
     shutil.rmtree(made / "results", ignore_errors=True)
     # Snakemake sources `activate` by an unquoted path: the stand-in must lie where no space is.
-    shutil.copytree(ROOT / "tests/support/conda/bin", made / "conda_bin")
+    shutil.copytree(ROOT / "tests/support/conda/bin", made / "conda/bin")
     return made
 
 
@@ -47,7 +47,7 @@ def run(clone, *arguments):
     home = clone / "home"
     home.mkdir(exist_ok=True)
     (home / ".condarc").write_text("channel_priority: strict\n")
-    path = [clone / "conda_bin", Path(sys.executable).parent, os.environ["PATH"]]
+    path = [clone / "conda/bin", Path(sys.executable).parent, os.environ["PATH"]]
     environment = {
         **os.environ,
         "PATH": os.pathsep.join(map(str, path)),

@@ -53,6 +53,15 @@ def decode(data: bytes, name: str, least: int = 0) -> Image.Image:
         image.load()
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"can't decode image {name} ({len(data)} bytes): {error}") from error
+    return to_rgb(image, name)
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert a decoded image of any mode to RGB, what is transparent on white.
+
+    Raises:
+        UserError: pixels of floating point; names the image.
+    """
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gcl.common.arrays import MODALITIES
 from gcl.common.errors import UserError
@@ -88,9 +89,16 @@ def gcl_loss(
 
     Raises:
         UserError: an unknown denominator or modality.
-        RuntimeError: a second backward pass through the same loss.
+        RuntimeError: a second backward pass through the same loss, or a derivative of its gradient.
 
     Source: arXiv 2509.25638; the variants remove terms of its denominator.
+
+    Example:
+        >>> import torch, gcl
+        >>> one = torch.eye(2)  # two pairs whose image, text and both are the same unit vector
+        >>> vectors = {"image": one, "text": one, "image_text": one}
+        >>> round(gcl.gcl_loss(vectors, {"image>text": 1, "text>image": 1}, "target_only", 0.05).item(), 4)
+        0.0
     """
     if denominator not in OWN_COLUMNS:
         raise UserError(f"unknown denominator '{denominator}' (known: {', '.join(OWN_COLUMNS)})")
@@ -190,6 +198,7 @@ class _ClosedForm(torch.autograd.Function):
         return (total * scale).to(vectors.dtype)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # a second derivative would come out wrong
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         if ctx.found is None:
             raise RuntimeError("the gradient of a gcl_loss can be taken once; compute the loss again")

@@ -10,12 +10,12 @@ from gcl.common.arrays import MODALITIES, Floats, Ints
 from gcl.data.items import Task
 from gcl.data.prepared import PreparedBenchmark
 from gcl.retrieve import calibration
-from gcl.retrieve.exact import Pool, Query, best_of_pool, expanded, members_of, rank_list
+from gcl.retrieve.exact import Pool, Query, expanded, members_of, rank_list
 from gcl.retrieve.item_vectors import Distinct, Source, distinct_items, unit_vectors
+from gcl.retrieve.search import best_rows
 
 QUERIES = 1024  # that are scored at a time
 KEPT = 16384  # items of a table up to which their vectors are kept for the next task
-WORTH_A_SCAN = 50_000_000  # scores; below, plain search is done before torch is imported
 
 
 class Ranked(NamedTuple):
@@ -101,7 +101,7 @@ class Ranker:
         names = list(dict.fromkeys(task.queries for task, _ in users))
         parts = [self.queries((name,), mode) for name in names]
         k_all = k + max(self.excluded_most(task) for task, _ in users)
-        best, rows = search([query for part in parts for query in part], self.pool(tables, mode), k_all, self.device)
+        best, rows = best_rows([query for part in parts for query in part], self.pool(tables, mode), k_all, self.device)
         ends = np.cumsum([sum(len(query.vectors) for query in part) for part in parts])[:-1]
         return dict(zip(names, zip(np.split(best, ends), np.split(rows, ends), strict=True), strict=True))
 
@@ -138,16 +138,6 @@ class Ranker:
             ranked.scores.append(scores)
             ranked.rows.append(lists[query][found].astype(np.int64))
         return ranked
-
-
-def search(queries: list[Query], pool: Pool, k: int, device: str) -> tuple[Floats, Ints]:
-    """Return the k best of a pool for each query, by what is done first; the result is the same."""
-    if pool.size * sum(len(query.vectors) for query in queries) < WORTH_A_SCAN:
-        return best_of_pool(queries, pool, k)
-    from gcl.common.torch_device import choose_device
-    from gcl.retrieve import pruned_scan as scan
-
-    return scan.best_of_pool(queries, pool, k, choose_device(device))
 
 
 def without(ranked: Ranked, excluded: list[set[int]], k: int) -> Ranked:
