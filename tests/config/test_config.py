@@ -1,17 +1,24 @@
 import json
+from dataclasses import replace
 
 import pytest
 
+from gcl.common.errors import UserError
 from gcl.common.names import providers
 from gcl.common.rows import from_json, load_yaml, parse, to_json
 from gcl.config.project import load, schema
 from gcl.config.recipes import Recipe, ancestry
 from gcl.losses.denominators import OWN_COLUMNS
 from gcl.prepare import pairs
+from gcl.registries import check
 
 
 def changed(root, **keys):
     return load({**load_yaml(root / "config/config.yaml"), **keys}, root / "config")
+
+
+def experiment(*recipes, **more):
+    return [{"name": "x", "recipes": list(recipes), "seeds": [0], "calibrations": ["none"], **more}]
 
 
 def test_schema_file_is_what_the_dataclasses_say(root):
@@ -48,10 +55,6 @@ def test_a_bad_choice_is_named_with_what_was_expected(root, keys, message):
         changed(root, **keys)
 
 
-def experiment(*recipes, **more):
-    return [{"name": "x", "recipes": list(recipes), "seeds": [0], "calibrations": ["none"], **more}]
-
-
 def test_an_unknown_recipe_is_answered_with_a_suggestion(root):
     with pytest.raises(ValueError, match=r"unknown recipe 'gcl_litteral' \(did you mean 'gcl_literal'\?\)"):
         changed(root, experiments=experiment("gcl_litteral"))
@@ -70,6 +73,43 @@ def test_a_recipe_is_in_one_experiment_only(root):
 def test_a_baseline_must_be_run(root):
     with pytest.raises(ValueError, match="baseline of experiment x: recipe 'pretraned'.*did you mean 'pretrained'"):
         changed(root, experiments=experiment("pretrained", baseline="pretraned"))
+
+
+def test_what_the_report_could_not_show_is_refused(root):
+    with pytest.raises(UserError, match=r"experiment x: calibrations \['center'\]: add none"):
+        changed(root, experiments=experiment("pretrained", calibrations=["center"]))
+    with pytest.raises(UserError, match="first experiment, x, leaves out the first backbone, clip_lite"):
+        changed(root, experiments=experiment("pretrained", backbones=["vista_lite"]))
+    later = [{**experiment("cl")[0], "name": "y", "seeds": [3], "baseline": "pretrained"}]
+    with pytest.raises(
+        UserError, match=r"experiment y: seeds \[3\] and those of baseline pretrained, \[0\], have none"
+    ):
+        changed(root, experiments=experiment("pretrained") + later)
+
+
+def test_names_that_stand_for_code_are_looked_up_before_anything_runs(root):
+    check(changed(root, benchmarks=["mbeir"], max_queries=3))
+    with pytest.raises(UserError, match=r"calibration of experiment x 'centre' \(did you mean 'center'\?\)"):
+        check(changed(root, experiments=experiment("pretrained", calibrations=["none", "centre"])))
+
+
+def test_an_unknown_family_reader_option_or_denominator_is_answered_with_a_suggestion(root):
+    project = changed(root, experiments=experiment("pretrained"))
+    backbone = project.backbones["clip_lite"]
+    odd = replace(project, backbones=project.backbones | {"clip_lite": replace(backbone, family="clipp")})
+    with pytest.raises(UserError, match=r"unknown family of clip_lite 'clipp' \(did you mean 'clip'\?\)"):
+        check(odd)
+    bench = project.benchmarks["clipart9"]
+    for row, message in (
+        (replace(bench, reader="clipart8"), r"unknown benchmark reader 'clipart8' \(did you mean 'clipart9'\?\)"),
+        (replace(bench, options={"taskss": []}), "clipart9: options: unknown key 'taskss'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check(replace(project, benchmarks=project.benchmarks | {"clipart9": row}))
+    recipe = project.recipes["pretrained"]
+    loss = replace(recipe.loss, denominator="fulll")
+    with pytest.raises(UserError, match=r"denominator of recipe pretrained 'fulll' \(did you mean 'full'\?\)"):
+        check(replace(project, recipes=project.recipes | {"pretrained": replace(recipe, loss=loss)}))
 
 
 def test_a_recipe_can_not_continue_itself(project):

@@ -258,3 +258,17 @@ def test_a_parquet_without_captions_says_what_it_has(tmp_path):
     pq.write_table(pa.table({"image": [b"x"], "label": [1]}), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match="no column for the caption: found image, label"):
         list(READERS["parquet"](tmp_path))
+
+
+@pytest.mark.parametrize("name", ["image_path", "filepath", "path"])
+def test_a_parquet_column_of_paths_names_files_beside_it(tmp_path, name):
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"pictures/{number}.png")
+    names = [f"pictures/{number}.png" for number in range(3)] + [None]
+    table = pa.table({name: names, "caption": ["a", "b", "c", "d"]})
+    pq.write_table(table, tmp_path / "pairs.parquet", row_group_size=2)
+    found = list(READERS["parquet"](tmp_path))
+    assert [pair.image for pair in found] == [str(tmp_path / (x or "")) for x in names]
+    prepare_pairs(tmp_path, "auto", 0.5, None, tmp_path / "out")
+    assert "no image file is named" in (tmp_path / "out/rejects.csv").read_text()

@@ -1,13 +1,16 @@
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from gcl.common.errors import UserError
 from gcl.common.markup import latex
 from gcl.common.rows import load_yaml
 from gcl.config.published import Published, chosen, read_published
 from gcl.data.items import Task
 from gcl.report.tables import full_table, measure_table
-from gcl.score.statistics import Key, Result, averages, parts, summarise
+from gcl.score.statistics import Key, Result, averages, difference, of_seeds, parts, read_result, summarise
 from support.workflow import ROOT
 
 
@@ -102,3 +105,30 @@ def test_an_unknown_key_of_a_published_row_is_named(tmp_path):
     path.write_text(yaml.safe_dump([{"benchmark": "m", "pool": "local", "modell": "X"}]))
     with pytest.raises(ValueError, match=r"published\.yaml: row 1: unknown key 'modell'"):
         read_published(path)
+
+
+def test_latex_reads_nothing_of_a_cell_as_a_command():
+    assert latex(["a", "b", "c"], [[r"a_b%&#${}", "~^\\", "i→t ± 1 †"]]).splitlines()[4] == (
+        r"a\_b\%\&\#\$\{\} & \textasciitilde{}\textasciicircum{}\textbackslash{} & i$\to$t $\pm$ 1 $\dagger$ \\"
+    )
+
+
+def written_scores(folder, seeds):
+    """queries.parquet with the value of each seed's one query equal to a tenth of the seed, in the order given."""
+    folder.mkdir()
+    rows = {"seed": seeds, "task": ["t"] * len(seeds), "pool": ["p"] * len(seeds), "calibration": ["none"] * len(seeds)}
+    columns = {name: pa.array(values).dictionary_encode() for name, values in rows.items()}
+    pq.write_table(pa.table(columns | {"Success@1": np.array(seeds, np.float32) / 10}), folder / "queries.parquet")
+    return read_result(folder, "b", "r", {"t": "Success@1"})
+
+
+def test_seeds_are_matched_by_their_number(tmp_path):
+    """Folders sort as text: seed10 comes before seed2."""
+    key = Key("t", "p", "none")
+    a, b = written_scores(tmp_path / "a", [0, 10, 2]), written_scores(tmp_path / "b", [2, 10])
+    assert a.seeds == [0, 2, 10]
+    np.testing.assert_allclose(a.values[key], [[0.0], [0.2], [1.0]], atol=1e-6)
+    np.testing.assert_allclose(of_seeds(a, [2, 10]).values[key], b.values[key])
+    assert difference(*([(1.0, r.values[key])] for r in (of_seeds(a, b.seeds), b)), 10).mean == 0
+    with pytest.raises(UserError, match=r"shapes \[\[\(3, 1\)\], \[\(2, 1\)\]\] can't be paired"):
+        difference([(1.0, a.values[key])], [(1.0, b.values[key])], 10)

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from gcl.common.arrays import MODALITIES
+from gcl.common.errors import UserError
 from gcl.losses.gcl import duplicates, gcl_loss, separation_loss
 from gcl.losses.tiled import TILES
 from gcl.models import family
@@ -336,3 +337,9 @@ def test_tensorboard_holds_the_loss(pairs, weights, tmp_path):
     found = [e.value for e in events.Scalars("loss")]
     np.testing.assert_allclose(found, losses((tmp_path / "out/seed0/curve.csv").read_text()), rtol=1e-6)
     assert json.loads((tmp_path / "out/seed0/checkpoint.json").read_text())["layout"] == "open_clip"
+
+
+def test_a_learned_temperature_that_is_not_trained_is_refused(pairs, weights, tmp_path):
+    plan = recipe(trainable=["visual."], loss={"temperature": "learned"})
+    with pytest.raises(UserError, match=r"temperature: learned, but trainable: \['visual\.'\] leaves out logit_scale"):
+        run(row(), plan, pairs, weights, tmp_path / "out")

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,10 @@ def test_every_command_explains_itself_with_an_example(stage):
     done = gcl(stage, "--help")
     assert done.returncode == 0, done.stderr
     assert "example:" in done.stdout
+    example = done.stdout.partition("example:")[2]
+    assert "..." not in example.replace("'{...}'", ""), example
+    # What it reads lies where the workflow puts it: below data, config or results.
+    assert not re.search(r"(?:^|\s)data/prepared", example)
 
 
 def test_help_lists_every_command_without_heavy_imports():

@@ -18,15 +18,16 @@ def latex(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body]) + "\n"
 
 
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "→": r"$\to$",
+    "±": r"$\pm$",
+    "†": r"$\dagger$",
+} | {character: f"\\{character}" for character in "_%&#${}"}
+
+
 def escaped(text: str) -> str:
-    """Escape what LaTeX would read as commands."""
-    for plain, written in (
-        ("_", r"\_"),
-        ("%", r"\%"),
-        ("&", r"\&"),
-        ("→", r"$\to$"),
-        ("±", r"$\pm$"),
-        ("†", r"$\dagger$"),
-    ):
-        text = text.replace(plain, written)
-    return text
+    """Escape what LaTeX would read as commands, one character at a time so that nothing is escaped twice."""
+    return "".join(SPECIAL.get(character, character) for character in text)

@@ -132,8 +132,37 @@ def check_names(project: Project) -> None:
                 f"baseline of experiment {experiment.name}: recipe",
                 "config.yaml",
             )
+    check_experiments(config)
     if twice := {name for name in chosen if chosen.count(name) > 1}:
         raise UserError(f"config: recipes in more than one experiment: {', '.join(sorted(twice))}")
+
+
+def check_experiments(config: Config) -> None:
+    """Refuse what the report can't show: it compares uncalibrated scores, pairs seeds, draws the first backbone.
+
+    Raises:
+        UserError: an experiment without calibration none, without a seed of its baseline's, or a first experiment that
+            leaves out the first backbone.
+    """
+    for experiment in config.experiments:
+        where = f"config: experiment {experiment.name}"
+        if "none" not in experiment.calibrations:
+            raise UserError(
+                f"{where}: calibrations {experiment.calibrations}: add none, with which others are compared"
+            )
+        if experiment.baseline not in (None, "previous"):
+            other = experiment_of(config, experiment.baseline)
+            if not set(other.seeds) & set(experiment.seeds):
+                raise UserError(
+                    f"{where}: seeds {experiment.seeds} and those of baseline {experiment.baseline}, {other.seeds}, "
+                    f"have none in common, so that no difference can be paired"
+                )
+    first = config.experiments[0]
+    if first.backbones and config.backbones[0] not in first.backbones:
+        raise UserError(
+            f"config: the first experiment, {first.name}, leaves out the first backbone, {config.backbones[0]}, of "
+            f"which the report draws it; list another experiment or backbone first"
+        )
 
 
 def check_benchmark(project: Project, name: str) -> None:

@@ -2,7 +2,7 @@
 
 Beside the images and texts of records.py a prepared benchmark holds:
 
-    items.parquet     table, item_id, image_rows, weights, text_row, parent_id     (text_row -1: no text)
+    items.parquet     table, item_id, image_rows, weights, text_row     (text_row -1: no text)
     qrels.parquet     task, query_id, candidate_id, relevance
     lists.parquet     task, pool, query_id, candidate_rows    pools that are a list of candidates per query
     excluded.parquet  task, query_id, candidate_ids           candidates that are not ranked for a query
@@ -29,7 +29,6 @@ class Item(NamedTuple):
     item_id: str
     text: str | None
     images: tuple[str, ...]  # locations
-    parent_id: str | None = None
     weights: tuple[float, ...] = ()  # of several images, sum 1; none: equal
 
     @property
@@ -104,7 +103,7 @@ def write_benchmark(folder: Path, contents: Contents, about: dict[str, Any], dig
     check_ids(contents)
     units = Units(digests)
     rows = [
-        (name, i.item_id, [units.image(x) for x in i.images], list(i.weights), units.text(i.text), i.parent_id)
+        (name, i.item_id, [units.image(x) for x in i.images], list(i.weights), units.text(i.text))
         for name, items in contents.tables.items()
         for i in items
     ]
@@ -118,7 +117,6 @@ def write_benchmark(folder: Path, contents: Contents, about: dict[str, Any], dig
             "image_rows": pa.list_(pa.int64()),
             "weights": numbers,
             "text_row": pa.int64(),
-            "parent_id": texts,
         },
         rows,
     )

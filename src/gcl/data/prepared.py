@@ -119,7 +119,7 @@ def columns(path: Path) -> Iterable[tuple[Any, ...]]:
 
 def read_tables(folder: Path) -> dict[str, Table]:
     """Read items.parquet, a table at a time."""
-    items = read_parquet(folder / "items.parquet", dictionary=["table"]).drop_columns("parent_id")
+    items = read_parquet(folder / "items.parquet", dictionary=["table"])
     names = items["table"].combine_chunks()
     edges = [0, *(1 + np.flatnonzero(np.diff(names.indices.to_numpy()))).tolist(), len(names)]
     tables = {}

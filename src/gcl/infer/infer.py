@@ -219,7 +219,9 @@ def infer(
 def main() -> None:
     """Run from the command line."""
     made = parser(
-        "infer", __doc__, "--onnx results/onnx/clip_lite/towers --prepared data/prepared/clipart9 --output embeddings"
+        "infer",
+        __doc__,
+        "--onnx results/onnx/clip_lite/towers --prepared results/prepared/clipart9 --output vectors",
     )
     made.add_argument("--onnx", required=True, type=Path, help="exported model, or folder of seeds")
     made.add_argument("--prepared", type=Path, help="prepared folder to embed, or what `share` made of it")

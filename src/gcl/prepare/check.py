@@ -45,15 +45,14 @@ def sizes(pairs: list[Pair]) -> list[int]:
     return [min(decode(read_bytes(p.image), p.image).size) for p in chosen]
 
 
-def memory_mb(batch: int, width: int) -> tuple[float, float]:
-    """Return MB of a batch's vectors and of the loss's logits: three modalities, float32."""
-    return 3 * batch * width * 4 / 1e6, 3 * batch * 3 * batch * 4 / 1e6
+def memory_mb(batch: int, width: int) -> float:
+    """Return MB of a batch's vectors and their gradient, three modalities in float32; logits exist a tile at a time."""
+    return 2 * 3 * batch * width * 4 / 1e6
 
 
 def lines(data: Path, reader: str, pairs: list[Pair], digests: dict[str, str], batch: int, width: int) -> list[str]:
     """Describe usable pairs."""
     images, texts = [digests[p.image] for p in pairs], [p.texts[0] for p in pairs]
-    vectors, logits = memory_mb(batch, width)
     views = Counter(len(p.texts) for p in pairs)
     steps = len(pairs) // batch
     return [
@@ -65,7 +64,7 @@ def lines(data: Path, reader: str, pairs: list[Pair], digests: dict[str, str], b
         f"batch of {batch}:  {steps} steps an epoch; expected repeats in it: "
         f"{repeats_per_batch(images, batch):.2f} of an image, {repeats_per_batch(texts, batch):.2f} of a caption "
         "(they are masked in the loss)",
-        f"memory:        {vectors:.1f} MB of vectors and up to {logits:.0f} MB of logits for the loss at {width} "
+        f"memory:        {memory_mb(batch, width):.1f} MB for the loss's vectors and their gradient at {width} "
         "dimensions; the towers come on top, `full: {chunk: ...}` bounds them",
         "",
         "to train on it, add to config/datasets.yaml and put the folder at data/mine:",

@@ -5,7 +5,7 @@ A reader yields a Pair per record and leaves what is wrong with single records t
     table        one .csv or .tsv: a column of image paths, relative to it, and one of captions
     folder       images with a .txt (or a .json with a caption) of the same stem, at any depth
     webdataset   tar shards as img2dataset writes them: 000000000.jpg, 000000000.txt, 000000000.json
-    parquet      a column of encoded images, {bytes, path} or plain bytes, and one of captions
+    parquet      a column of encoded images, {bytes, path} or plain bytes, or of their paths, and one of captions
     datasets     a folder that Hugging Face datasets saved (save_to_disk), or its Parquet files
     lcs558k      LLaVA's pretraining pairs, images in their zip
     pictures     the demo's
@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from gcl.common.errors import UserError
-from gcl.data.containers import arrow_table, parquet_row_groups, tar_index
+from gcl.data.containers import arrow_table, image_field, parquet_row_groups, tar_index
 from gcl.data.records import Pair, read_parquet
 
 IMAGE_COLUMNS = ("filepath", "image", "image_path", "path", "file_name", "jpg", "png", "webp", "img")
@@ -158,23 +159,33 @@ def webdataset(folder: Path) -> Iterator[Pair]:
             yield Pair(f"{shard.name}/{stem}", f"{shard}::{image or stem + ' (no image)'}", captions)
 
 
-def rows_of(path: Path, found: list[str], batches: Iterator[tuple[int, Any]]) -> Iterator[Pair]:
-    """Read captions of batches (first row, column) of a packed file whose rows hold the images."""
-    for first, captions in batches:
-        for number, caption in enumerate(captions.to_pylist(), first):
-            yield Pair(f"{path.name} row {number}", f"{path}::{number}", captions_of(caption))
+def packed_pairs(path: Path, schema: pa.Schema, batches: Callable[[str], Iterator[tuple[int, Any]]]) -> Iterator[Pair]:
+    """Read the pairs of a packed file: its images are in its rows, or a column of text says where they lie.
+
+    Args:
+        path: of the file.
+        schema: its columns and their types.
+        batches: column -> batches (first row, values).
+    """
+    image = column(schema.names, IMAGE_COLUMNS, "image", path)
+    caption = column(schema.names, CAPTION_COLUMNS, "caption", path)
+    are_paths = pa.types.is_string(schema.field(image).type) or pa.types.is_large_string(schema.field(image).type)
+    if not are_paths:
+        image_field(schema.names, str(path))
+    for (first, captions), (_, names) in zip(batches(caption), batches(image if are_paths else caption), strict=True):
+        for number, (text, name) in enumerate(zip(captions.to_pylist(), names.to_pylist(), strict=True), first):
+            location = str(path.parent / (name or "")) if are_paths else f"{path}::{number}"
+            yield Pair(f"{path.name} row {number}", location, captions_of(text))
 
 
 def parquet(folder: Path) -> Iterator[Pair]:
-    """Read Parquet files with image bytes, in the order of their names."""
+    """Read Parquet files, in the order of their names: image bytes, or paths relative to the file."""
     files = sorted(folder.rglob("*.parquet"))
     if not files:
         raise UserError(f"{folder} holds no .parquet file")
     for path in files:
         groups = parquet_row_groups(path)
-        column(groups.columns, IMAGE_COLUMNS, "image", path)
-        caption = column(groups.columns, CAPTION_COLUMNS, "caption", path)
-        yield from rows_of(path, groups.columns, groups.batches(caption))
+        yield from packed_pairs(path, pq.read_schema(path), groups.batches)
 
 
 def datasets(folder: Path) -> Iterator[Pair]:
@@ -191,9 +202,7 @@ def datasets(folder: Path) -> Iterator[Pair]:
         for name in names:
             path = state.parent / name
             rows: pa.Table = arrow_table(str(path))
-            column(rows.column_names, IMAGE_COLUMNS, "image", path)
-            caption = column(rows.column_names, CAPTION_COLUMNS, "caption", path)
-            yield from rows_of(path, rows.column_names, iter([(0, rows[caption])]))
+            yield from packed_pairs(path, rows.schema, lambda name, rows=rows: iter([(0, rows[name])]))  # type: ignore[misc]
 
 
 def shape_of(folder: Path) -> str:

@@ -242,7 +242,7 @@ def prepare(
 
 def main() -> None:
     """Run from the command line."""
-    made = parser("prepare", __doc__, "--data data/openclipart --reader pictures --output data/prepared/openclipart")
+    made = parser("prepare", __doc__, "--data data/openclipart --reader pictures --output results/prepared/openclipart")
     made.add_argument("--data", required=True, type=Path, help="folder of a fetched data set")
     made.add_argument("--images", type=Path, help="folder of a benchmark's images, if not that of its data")
     made.add_argument("--output", required=True, type=Path, help="folder to write")

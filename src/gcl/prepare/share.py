@@ -114,7 +114,11 @@ def inverse(taken: Ints, n: int) -> Ints:
 
 def main() -> None:
     """Run from the command line."""
-    made = parser("share", __doc__, "--earlier results/prepared/mbeir --prepared results/prepared/cirr --output ...")
+    made = parser(
+        "share",
+        __doc__,
+        "--earlier results/prepared/mbeir --prepared results/prepared/cirr --output results/shared/cirr",
+    )
     made.add_argument("--earlier", required=True, nargs="+", type=Path, help="what is embedded of those before it")
     made.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
     made.add_argument("--output", required=True, type=Path, help="folder to write")

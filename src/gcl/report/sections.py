@@ -14,7 +14,7 @@ from gcl.config.published import Published, chosen
 from gcl.data.items import Task
 from gcl.data.prepared import PreparedBenchmark
 from gcl.report.tables import csv_rows, full_table, measure_table
-from gcl.score.statistics import Result, averages, difference, parts, pools_of, summarise
+from gcl.score.statistics import Result, averages, difference, of_seeds, parts, pools_of, summarise
 
 HIDDEN_OPTIONS = ("tasks", "mixed", "annotations")  # say what is read, not how
 ABOUT_POOLS = """The global pool holds
@@ -73,12 +73,15 @@ def steps(results: list[Result], tasks: list[Task], pool: str, config: Config) -
     rows = []
     weights = averages(tasks, pool)["mean"]
     for backbone in config.backbones:
-        by_recipe = {r.recipe: parts(r, weights, pool, "none") for r in results if r.backbone == backbone}
+        by_recipe = {r.recipe: r for r in results if r.backbone == backbone}
         for experiment in config.experiments:
             for after in experiment.recipes:
                 before = baseline_of(after, experiment)
-                if before is not None and after in by_recipe:
-                    moved = difference(by_recipe[after], by_recipe[before], config.resamples)
+                if before is not None and {before, after} <= by_recipe.keys():
+                    pair = by_recipe[after], by_recipe[before]
+                    common = sorted(set(pair[0].seeds) & set(pair[1].seeds))
+                    a, b = (parts(of_seeds(result, common), weights, pool, "none") for result in pair)
+                    moved = difference(a, b, config.resamples)
                     rows.append([f"{backbone} {before} → {after}", moved.long()])
     return rows
 

@@ -155,7 +155,10 @@ def retrieve(
 def main() -> None:
     """Run from the command line."""
     made = parser(
-        "retrieve", __doc__, "--prepared data/prepared/clipart9 --embeddings ... --onnx ... --output run.parquet"
+        "retrieve",
+        __doc__,
+        "--prepared results/prepared/clipart9 --embeddings results/embeddings/clip_lite/gcl/clipart9"
+        " --onnx results/onnx/clip_lite/gcl --output run.parquet",
     )
     made.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
     made.add_argument(

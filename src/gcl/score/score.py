@@ -155,7 +155,12 @@ def score(
 
 def main() -> None:
     """Run from the command line."""
-    made = parser("score", __doc__, "--run run.parquet --prepared data/prepared/clipart9 --measures Success@10 ...")
+    made = parser(
+        "score",
+        __doc__,
+        "--run results/runs/clip_lite/gcl/clipart9.parquet --prepared results/prepared/clipart9 --measures Success@10"
+        " --backbone clip_lite --recipe gcl --benchmark clipart9 --output scores",
+    )
     made.add_argument("--run", dest="run_file", required=True, type=Path, help="what `retrieve` wrote")
     made.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
     for name in ("backbone", "recipe", "benchmark"):

@@ -1,14 +1,15 @@
 """Means of tasks with their spread over seeds and their bootstrap interval: plain arrays, no files."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from gcl.common.errors import UserError
 from gcl.data.items import Task
 from gcl.data.records import read_parquet
 from gcl.score.bootstrap import TAILS, resample_counts
@@ -63,13 +64,20 @@ def read_result(folder: Path, backbone: str, recipe: str, measure_of: Mapping[st
     }
     numbers = {measure: table[measure].to_numpy() for measure in measures}
     seeds = sorted(columns["seed"].dictionary.to_pylist())
-    blocks: dict[Key, list[np.ndarray]] = {}
+    blocks: dict[Key, dict[int, np.ndarray]] = {}
     codes = np.stack([column.indices.to_numpy() for column in columns.values()])
     changes = 1 + np.flatnonzero((codes[:, 1:] != codes[:, :-1]).any(0))
     for start, stop in pairwise([0, *changes.tolist(), table.num_rows]):
         key = Key(*(columns[n][start].as_py() for n in ("task", "pool", "calibration")))
-        blocks.setdefault(key, []).append(numbers[measure_of[key.task]][start:stop])
-    return Result(backbone, recipe, seeds, {key: np.stack(rows) for key, rows in blocks.items()})
+        seed = columns["seed"][start].as_py()
+        blocks.setdefault(key, {})[seed] = numbers[measure_of[key.task]][start:stop]
+    return Result(backbone, recipe, seeds, {key: np.stack([rows[s] for s in seeds]) for key, rows in blocks.items()})
+
+
+def of_seeds(result: Result, seeds: Sequence[int]) -> Result:
+    """Return the results of some of the seeds, in their order."""
+    rows = [result.seeds.index(seed) for seed in seeds]
+    return replace(result, seeds=list(seeds), values={key: values[rows] for key, values in result.values.items()})
 
 
 def averages(tasks: list[Task], pool: str) -> dict[str, dict[str, float]]:
@@ -111,7 +119,14 @@ def summarise(found: list[Part], resamples: int) -> Summary:
 
 
 def difference(a: list[Part], b: list[Part], resamples: int) -> Summary:
-    """Summarise the paired difference of two means of the same tasks: the same resampled queries for both."""
+    """Summarise the paired difference of two means of the same tasks: the same seeds and resampled queries for both.
+
+    Raises:
+        UserError: other tasks, seeds or queries on one side than on the other.
+    """
+    if [x.shape for _, x in a] != [y.shape for _, y in b]:
+        shapes = [[values.shape for _, values in parts] for parts in (a, b)]
+        raise UserError(f"results of shapes {shapes} can't be paired: expected the same tasks, seeds and queries")
     return summarise([(weight, x - y) for (weight, x), (_, y) in zip(a, b, strict=True)], resamples)
 
 

@@ -149,6 +149,11 @@ def chosen_weights(model: nn.Module, recipe: Recipe, name: str) -> list[nn.Param
             raise UserError(f"{name}: trainable: no weight's name begins with '{layer}'; they begin with {shown}")
     for key, weight in named.items():
         weight.requires_grad_(any(key.startswith(layer) for layer in layers))
+    if recipe.loss.temperature == "learned" and "logit_scale" in named and not named["logit_scale"].requires_grad:
+        raise UserError(
+            f"{name}: temperature: learned, but trainable: {layers} leaves out logit_scale, which would stay constant; "
+            f"add it, or give a temperature"
+        )
     if recipe.loss.temperature != "learned" and "logit_scale" in named:
         named["logit_scale"].requires_grad_(False)
     return [weight for weight in named.values() if weight.requires_grad]

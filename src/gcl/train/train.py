@@ -10,7 +10,6 @@ A recipe of full training that is killed goes on from --resume to the same resul
 """
 
 import logging
-import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -106,7 +105,7 @@ def train(
     workers: int,
     output: Path,
 ) -> None:
-    """Train every seed; heads of several at a time if `workers` allows, with the same result."""
+    """Train every seed."""
     if recipe.trainable != "heads" and device != "cpu":
         claim_gpu()
     paths = Paths(pairs, data, features, init, sentences, resume, tensorboard, device, workers)
@@ -120,20 +119,20 @@ def train(
         return
     with atomic_path(output) as folder:
         folder.mkdir()
-        tasks = [(name, backbone, recipe, seed, paths, about, folder / f"seed{seed}") for seed in seeds]
-        if workers == 1 or len(seeds) == 1 or recipe.trainable != "heads":
-            for task in tasks:
-                seed_of(*task)
-        else:
-            with multiprocessing.get_context("fork").Pool(min(workers, len(seeds))) as pool:
-                pool.starmap(seed_of, tasks, chunksize=1)
+        for seed in seeds:
+            seed_of(name, backbone, recipe, seed, paths, about, folder / f"seed{seed}")
     if resume is not None:
         shutil.rmtree(resume, ignore_errors=True)
 
 
 def main() -> None:
     """Run from the command line."""
-    made = parser("train", __doc__, "--name clip_lite --backbone '{...}' --recipe '{...}' --seeds 0 1 2 ...")
+    made = parser(
+        "train",
+        __doc__,
+        "--name clip_lite --backbone '{...}' --recipe '{...}' --seeds 0 1 2 --pairs results/prepared/openclipart"
+        " --features results/embeddings/clip_lite/towers/openclipart --output checkpoints",
+    )
     what = made.add_argument_group("what is trained")
     what.add_argument("--name", required=True, help="row of config/backbones.yaml")
     what.add_argument("--backbone", required=True, type=from_json(Backbone), metavar="JSON", help="that row")
@@ -154,7 +153,7 @@ def main() -> None:
     )
     how = made.add_argument_group("how")
     how.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"], help="for training of towers (auto)")
-    how.add_argument("--workers", type=int, default=1, metavar="N", help="seeds of heads at a time; threads else (1)")
+    how.add_argument("--workers", type=int, default=1, metavar="N", help="threads that read images (1)")
     how.add_argument("--resume", type=Path, metavar="FOLDER", help="states of an interrupted run, removed at the end")
     how.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="TensorBoard scalars")
     made.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="checkpoints to write")

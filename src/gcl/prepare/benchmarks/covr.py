@@ -123,7 +123,7 @@ def read_covr(folder: Path, images: Path, row: Benchmark) -> Contents:
         if isinstance(count, int):
             frames, weights = target_images(videos[target], count, triplet.get("scores") or "", options)
             unweighted += options.pooling == "scores" and not weights
-            pool.append(Item(target, None, frames, None, weights))
+            pool.append(Item(target, None, frames, weights))
         if asked in dead:
             missing.append(("covr", query))
             continue
