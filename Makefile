@@ -12,6 +12,7 @@ CORES ?= all
 
 run: setup
 	snakemake --cores $(CORES)
+	@gcl report --compare
 	@echo "tables: results/tables/summary.md   page: results/report.html"
 
 test: setup check
@@ -22,6 +23,7 @@ check: setup
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	mypy
+	lint-imports --no-cache
 	snakemake --cores 1 -n --quiet all > /dev/null
 	snakemake --cores 1 -n --quiet all -- results/done/prepared results/done/clip_lite > /dev/null
 	snakemake --cores 1 -n --quiet all --configfile config/paper.yaml > /dev/null
@@ -37,6 +39,9 @@ setup: .venv/done
 
 lock:
 	$(BIN)/python -m pip install --quiet --upgrade --editable '.[dev]'
+	# Both fill the same folder, and the one for GPUs runs on a CPU too.
+	$(BIN)/python -m pip uninstall --quiet --yes onnxruntime
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps onnxruntime-gpu
 	{ echo "# Exact versions of everything; \`make setup\` installs these. Made by \`make lock\`."; \
 	  $(BIN)/python -m pip freeze --exclude-editable; } > requirements.lock
 	$(MAKE) workflow/envs/gcl.yaml

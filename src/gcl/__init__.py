@@ -5,18 +5,12 @@
     gcl.search                   the best candidates of every query, exactly
     gcl.evaluate                 measures of a run, as the stage `score` computes them
 
-Each is imported on first use, so `import gcl` costs nothing and what isn't used need not be installed.
+Each is imported on first use, so `import gcl` costs nothing, and what isn't used need not be installed. Type checkers
+read __init__.pyi.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from gcl.infer.model import Model, load
-    from gcl.losses.gcl import gcl_loss
-    from gcl.losses.module import GCLLoss
-    from gcl.retrieve.search import Hits, search
-    from gcl.score.evaluate import evaluate
+from typing import Any
 
 __version__ = "0.2.0"
 __all__ = ["GCLLoss", "Hits", "Model", "evaluate", "gcl_loss", "load", "search"]

@@ -123,13 +123,13 @@ def test_few_candidates_are_scored_exactly(rng, monkeypatch):
 
 
 def test_a_large_search_takes_the_scan(rng, monkeypatch):
-    from gcl.retrieve import task_ranker as ranker
+    from gcl.retrieve import search
 
     pool = pool_of(unit_rows(rng, 300, 8), np.zeros(300, np.int8))
     parts = queries_of(unit_rows(rng, 4, 8), np.ones((4, 3)), np.zeros((4, 3)), 4)
-    expected = ranker.search(parts, pool, 5, "cpu")
-    monkeypatch.setattr(ranker, "WORTH_A_SCAN", 100)
-    found = ranker.search(parts, pool, 5, "cpu")
+    expected = search.best_rows(parts, pool, 5, "cpu")
+    monkeypatch.setattr(search, "WORTH_A_SCAN", 100)
+    found = search.best_rows(parts, pool, 5, "cpu")
     assert found[1].tolist() == expected[1].tolist()
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import contextlib
 import errno
 import gc
 import hashlib
@@ -21,7 +22,17 @@ from gcl.common.files import sha256_file, write_json
 from gcl.common.progress import log_to_stderr
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-PACKAGES = ("numpy", "pillow", "pyarrow", "torch", "open_clip_torch", "onnx", "onnxruntime-gpu", "ir_measures")
+PACKAGES = (
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "torch",
+    "open_clip_torch",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "ir_measures",
+)
 
 
 def parser(name: str, about: str | None, example: str) -> argparse.ArgumentParser:
@@ -84,10 +95,17 @@ def provenance(command: str, arguments: dict[str, Any], started: float) -> dict[
         "git": git_state(),
         "inputs": {str(path): digest(path) for path in sorted(set(input_paths(arguments.values())))},
         "machine": {"system": platform.platform(), "python": platform.python_version(), "executable": sys.executable},
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": dict(installed(PACKAGES)),
         "wall_time_s": round(time.time() - started, 3),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
+
+
+def installed(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield those packages that are installed, with their versions."""
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield name, importlib.metadata.version(name)
 
 
 def input_paths(values: Iterable[Any]) -> Iterable[Path]:

@@ -20,6 +20,7 @@ from gcl.config.published import read_published
 from gcl.data.items import Task
 from gcl.data.prepared import PreparedBenchmark, read_benchmark
 from gcl.models.checkpoints import read_curves
+from gcl.report.compare import compare
 from gcl.report.figure_data import View, first_rankings, gap, units_of, view_recipe
 from gcl.report.figures import (
     cosines,
@@ -219,15 +220,20 @@ def report(config: Config, registries: Path) -> None:
         path.write_text(page("Generalized contrastive learning for universal multimodal retrieval", shown, pictures))
 
 
-def report_or_verify(config: Config | None, registries: Path, overlays: list[Path] | None) -> None:
-    """Write the report, or with `overlays` compare what stands there with what the runs say.
+def report_or_check(
+    config: Config | None, registries: Path, overlays: list[Path] | None, compared: Path | None
+) -> None:
+    """Write the report, or with `overlays` compare what stands there with what the runs say, or with what is committed.
 
     Raises:
         UserError: a number that the runs don't give.
     """
+    if compared is not None:
+        print(compare(compared))
+        return
     if overlays is None:
         if config is None:
-            raise UserError("give --config, or --verify")
+            raise UserError("give --config, or --verify, or --compare")
         report(config, registries)
         return
     found = read_config(overlays, registries)
@@ -249,4 +255,13 @@ def main() -> None:
         metavar="YAML",
         help="write nothing; score every run again and say which numbers of the tables differ. Files are laid over config.yaml",
     )
-    run(made, report_or_verify)
+    made.add_argument(
+        "--compare",
+        dest="compared",
+        nargs="?",
+        type=Path,
+        const=Path("results"),
+        metavar="RESULTS",
+        help="write nothing; say how far scores.csv and metrics.json are from the committed ones (results)",
+    )
+    run(made, report_or_check)
