@@ -9,7 +9,7 @@ from typing import Any
 from gcl.common.names import lookup, providers
 from gcl.common.rows import parse
 from gcl.config.project import Project
-from gcl.losses.denominators import OWN_COLUMNS
+from gcl.losses.denominators import RULES
 from gcl.prepare.benchmarks import reader_of
 from gcl.retrieve.calibration import MODES
 
@@ -32,7 +32,7 @@ def check(project: Project) -> None:
             )
         for name in experiment.recipes:
             rule = project.recipes[name].loss.denominator
-            lookup(OWN_COLUMNS, rule, f"denominator of recipe {name}", "src/gcl/losses/denominators.py")
+            lookup(RULES, rule, f"denominator of recipe {name}", "src/gcl/losses/denominators.py")
 
 
 def check_options(project: Project, name: str) -> None:

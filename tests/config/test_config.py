@@ -8,7 +8,7 @@ from gcl.common.names import providers
 from gcl.common.rows import from_json, load_yaml, parse, to_json
 from gcl.config.project import load, schema
 from gcl.config.recipes import Recipe, ancestry
-from gcl.losses.denominators import OWN_COLUMNS
+from gcl.losses.denominators import RULES
 from gcl.prepare import pairs
 from gcl.registries import check
 
@@ -35,7 +35,7 @@ def test_every_row_names_code_that_exists(project):
     assert {row.family for row in project.backbones.values()} <= set(providers("gcl.models", "FAMILY"))
     assert {row.reader for row in project.benchmarks.values()} <= set(providers("gcl.prepare.benchmarks", "READER"))
     assert {row.pairs for row in project.datasets.values() if row.pairs} <= set(pairs.READERS)
-    assert {row.loss.denominator for row in project.recipes.values()} <= set(OWN_COLUMNS)
+    assert {row.loss.denominator for row in project.recipes.values()} <= set(RULES)
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,41 @@
-"""Which columns the denominator of each direction has: the rules of the family of losses."""
+"""Which columns the denominator of each direction has: the rules of the family of losses.
+
+Modalities are numbers: 0 image, 1 text, 2 image_text. Column (m, k) of the row of sample j in direction a > b is the
+similarity of sample j in modality a with sample k in modality m.
+"""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
-# Modalities m whose column (m, j) of the row's own sample is in the denominator of direction a > b.
-OWN_COLUMNS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
-    "full": lambda a, b: (0, 1, 2),
-    "no_self": lambda a, b: tuple(m for m in range(3) if m != a),
-    "no_self_no_copositive": lambda a, b: (b,),
-    "cross_only": lambda a, b: tuple(m for m in range(3) if m != a),
-    "target_only": lambda a, b: (b,),
+Columns = Callable[[int, int], tuple[int, ...]]  # a, b -> modalities m
+
+
+class Rule(NamedTuple):
+    """The columns of a denominator."""
+
+    own: Columns  # m whose column (m, j), of the row's own sample, is in it
+    others: Columns  # m whose columns (m, k), of all other samples, are in it
+
+
+def everything(a: int, b: int) -> tuple[int, ...]:
+    """All three modalities."""
+    return (0, 1, 2)
+
+
+def across(a: int, b: int) -> tuple[int, ...]:
+    """The two modalities that the row is not of."""
+    return tuple(m for m in range(3) if m != a)
+
+
+def target(a: int, b: int) -> tuple[int, ...]:
+    """The positive's modality."""
+    return (b,)
+
+
+RULES: dict[str, Rule] = {
+    "full": Rule(everything, everything),
+    "no_self": Rule(across, everything),
+    "no_self_no_copositive": Rule(target, everything),
+    "cross_only": Rule(across, across),
+    "target_only": Rule(target, target),
 }
-
-
-def other_columns(denominator: str, a: int, b: int) -> tuple[int, ...]:
-    """Modalities m whose columns (m, k) of other samples k are in the denominator of direction a > b."""
-    if denominator == "target_only":
-        return (b,)
-    return tuple(m for m in range(3) if denominator != "cross_only" or m != a)

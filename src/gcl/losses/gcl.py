@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from gcl.common.arrays import MODALITIES
 from gcl.common.errors import UserError
-from gcl.losses.denominators import OWN_COLUMNS, other_columns
+from gcl.losses.denominators import RULES
 from gcl.losses.tiled import (
     Blocks,
     Free,
@@ -67,7 +67,7 @@ def gcl_loss(
     directions: Mapping[str, float],
     denominator: str,
     temperature: float | Tensor,
-    masked: Tensor | None = None,
+    mrequest: Tensor | None = None,
     rows: slice | None = None,
     mix: Tensor | None = None,
 ) -> Tensor:
@@ -78,7 +78,7 @@ def gcl_loss(
         directions: "a>b" -> weight, for instance {"image>text": 1, "text>image": 1}.
         denominator: a rule of the table above.
         temperature: t, above 0; a tensor gets its gradient too.
-        masked: (2, P) pairs of samples that are no negatives of each other, each in one of its orders.
+        mrequest: (2, P) pairs of samples that are no negatives of each other, each in one of its orders.
         rows: add up these samples j only, with the same factor; parts over all samples add up to the loss.
         mix: (2, N) float64, where image+text vectors are mix[0] * image + mix[1] * text: then `vectors` are those of
             images and texts, (2, N, D), which takes half the time.
@@ -100,8 +100,8 @@ def gcl_loss(
         >>> round(gcl.gcl_loss(vectors, {"image>text": 1, "text>image": 1}, "target_only", 0.05).item(), 4)
         0.0
     """
-    if denominator not in OWN_COLUMNS:
-        raise UserError(f"unknown denominator '{denominator}' (known: {', '.join(OWN_COLUMNS)})")
+    if denominator not in RULES:
+        raise UserError(f"unknown denominator '{denominator}' (known: {', '.join(RULES)})")
     weights = {}
     for direction, weight in directions.items():
         a, b = (MODALITIES.index(m) for m in direction.split(">"))
@@ -113,7 +113,7 @@ def gcl_loss(
     if mix is None:
         mix = stacked.new_zeros(2, 0, dtype=torch.float64)
     start, stop, _ = (rows or slice(None)).indices(stacked.shape[1])
-    what = Asked(weights, denominator, masked, slice(start, stop))
+    what = Request(weights, denominator, mrequest, slice(start, stop))
     loss: Tensor = _ClosedForm.apply(stacked, mix, temperature, what)
     return loss
 
@@ -146,43 +146,43 @@ def separation_loss(
     return total
 
 
-class Asked(NamedTuple):
-    """Which loss."""
+class Request(NamedTuple):
+    """What a call asks for: the directions with their weights, the denominator's rule, and of which samples."""
 
     weights: dict[tuple[int, int], float]  # (a, b) -> w_ab
     rule: str
-    masked: Tensor | None
+    mrequest: Tensor | None
     rows: slice
 
     def pairs(self) -> set[tuple[int, int]]:
         """Return the (a, m) of which some denominator has other samples' columns."""
-        return {(a, m) for a, b in self.weights for m in other_columns(self.rule, a, b)}
+        return {(a, m) for a, b in self.weights for m in RULES[self.rule].others(a, b)}
 
 
 class _ClosedForm(torch.autograd.Function):
     """Value and gradient together, see gcl.blockwise for the steps."""
 
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, mix: Tensor, temperature: Tensor, asked: Asked) -> Tensor:  # type: ignore[override]
-        n, t, pairs = vectors.shape[1], temperature.item(), asked.pairs()
-        is_mixed = len(vectors) == 2 and any(2 in pair for pair in (*pairs, *asked.weights))
-        grid = Grid(n, asked.rows, tile_size(vectors.device, is_mixed))
+    def forward(ctx: Any, vectors: Tensor, mix: Tensor, temperature: Tensor, request: Request) -> Tensor:  # type: ignore[override]
+        n, t, pairs = vectors.shape[1], temperature.item(), request.pairs()
+        is_mixed = len(vectors) == 2 and any(2 in pair for pair in (*pairs, *request.weights))
+        grid = Grid(n, request.rows, tile_size(vectors.device, is_mixed))
         unordered = {(min(pair), max(pair)) for pair in pairs}
         source = Mixed(vectors, mix, grid, t) if is_mixed else Free(vectors, unordered, grid, t)
-        hidden = Hidden(asked.masked, grid, vectors.device)
+        hidden = Hidden(request.mrequest, grid, vectors.device)
         shift = constant_shift(n, t, vectors.dtype)
         tiles: Iterable[tuple[Tile, Blocks]] = exponentials(source, hidden, shift)
         if len(grid.parts) == 1 and (is_mixed or len(unordered) == 1):  # the only tile serves both steps
             tiles = list(tiles)
         sums = log_sums(tiles, n, vectors.device, shift)
-        is_safe = sums_are_safe(sums, pairs, asked.rows, shift)
+        is_safe = sums_are_safe(sums, pairs, request.rows, shift)
         if not is_safe:
             sums = shifted_log_sums(source, hidden, n)
-        turn = to_triplet(mix, n, is_mixed, len(vectors))
+        combination = to_triplet(mix, n, is_mixed, len(vectors))
         gram = own_gram(vectors)
-        own = torch.einsum("avn,vwn,bwn->abn", turn, gram, turn) / t
-        total, at_own, log_weights = denominators(sums, own, asked)
-        scale = 1 / (n * sum(asked.weights.values()))
+        own = torch.einsum("avn,vwn,bwn->abn", combination, gram, combination) / t
+        total, at_own, log_weights = denominators(sums, own, request)
+        scale = 1 / (n * sum(request.weights.values()))
         if any(ctx.needs_input_grad):
             log_weights += math.log(scale / t)
             if is_safe:
@@ -190,7 +190,7 @@ class _ClosedForm(torch.autograd.Function):
                 add_gradient(source, again, log_weights, shift)
             else:
                 add_shifted_gradient(source, hidden, log_weights)
-            at_mix = add_own(vectors, turn, gram, at_own * (scale / t), source.gradient)
+            at_mix = add_own(vectors, combination, gram, at_own * (scale / t), source.gradient)
             if isinstance(source, Mixed):
                 at_mix += source.at_mix * t
             ctx.found = source.gradient, at_mix if is_mixed else torch.zeros_like(mix)
@@ -212,12 +212,12 @@ class _ClosedForm(torch.autograd.Function):
         return gradient.mul_(upstream), at_mix.mul_(upstream), by_temperature, None
 
 
-def to_triplet(mix: Tensor, n: int, is_mixed: bool, given: int) -> Tensor:
+def to_triplet(mix: Tensor, n: int, is_mixed: bool, count: int) -> Tensor:
     """Return M (3, V, N) float64: the vectors of the three modalities are M times the V given ones."""
-    turn = torch.eye(3, given, dtype=torch.float64, device=mix.device)[:, :, None].repeat(1, 1, n)
+    combination = torch.eye(3, count, dtype=torch.float64, device=mix.device)[:, :, None].repeat(1, 1, n)
     if is_mixed:
-        turn[2] = mix
-    return turn
+        combination[2] = mix
+    return combination
 
 
 def own_gram(vectors: Tensor) -> Tensor:
@@ -229,26 +229,27 @@ def own_gram(vectors: Tensor) -> Tensor:
     return found
 
 
-def add_own(vectors: Tensor, turn: Tensor, gram: Tensor, at_own: Tensor, gradient: Tensor) -> Tensor:
+def add_own(vectors: Tensor, combination: Tensor, gram: Tensor, at_own: Tensor, gradient: Tensor) -> Tensor:
     """Add to the gradient what own columns (3, 3, N) give; return that at the mix, (V, N)."""
     both = at_own + at_own.transpose(0, 1)
-    at_gram = torch.einsum("avn,abn,bwn->vwn", turn, both, turn).to(vectors.dtype)
+    at_gram = torch.einsum("avn,abn,bwn->vwn", combination, both, combination).to(vectors.dtype)
     for v, w in itertools.product(range(len(vectors)), repeat=2):
         gradient[v].addcmul_(at_gram[v, w, :, None], vectors[w])
-    return torch.einsum("bn,bvn,vwn->wn", both[2], turn, gram)
+    return torch.einsum("bn,bvn,vwn->wn", both[2], combination, gram)
 
 
-def denominators(sums: Tensor, own: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
-    """Do step 2: the loss times N sum w, its gradient at own columns (3, 3, N), and C (3, 3, N)."""
-    rows = asked.rows
-    sums, mine = sums[..., rows], own[..., rows]
+def denominators(sums: Tensor, own: Tensor, request: Request) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss times N sum w, its gradient at own columns (3, 3, N), and C (3, 3, N), see gcl.losses.tiled."""
+    rows = request.rows
+    sums, own_rows = sums[..., rows], own[..., rows]
     at_own, log_weights = torch.zeros_like(own), torch.full_like(own, -torch.inf)
     total = own.new_zeros(())
-    for (a, b), weight in asked.weights.items():
-        kept, others = list(OWN_COLUMNS[asked.rule](a, b)), list(other_columns(asked.rule, a, b))
-        log_z = torch.cat([sums[a, others], mine[a, kept]]).logsumexp(0)
-        total += weight * (log_z - mine[a, b]).sum()
-        at_own[a, kept, rows] += weight * (mine[a, kept] - log_z).exp()
+    rule = RULES[request.rule]
+    for (a, b), weight in request.weights.items():
+        kept, others = list(rule.own(a, b)), list(rule.others(a, b))
+        log_z = torch.cat([sums[a, others], own_rows[a, kept]]).logsumexp(0)
+        total += weight * (log_z - own_rows[a, b]).sum()
+        at_own[a, kept, rows] += weight * (own_rows[a, kept] - log_z).exp()
         at_own[a, b, rows] -= weight
         log_weights[a, others, rows] = log_weights[a, others, rows].logaddexp(math.log(weight) - log_z)
     return total, at_own, log_weights

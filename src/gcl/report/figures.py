@@ -3,9 +3,10 @@
 import contextlib
 import csv
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,17 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 COLOURS = {"image": "#2a6fbb", "text": "#d1662b", "image_text": "#3b8f5a"}
+
+
+class Shown(NamedTuple):
+    """What figures may show: the first backbone, the recipes of the first experiment, one benchmark."""
+
+    views: list[View]  # of each recipe: embeddings and rankings of the first seed
+    summaries: dict[str, dict[str, dict[str, Summary]]]  # pool -> recipe -> task
+    points: dict[str, dict[float, Summary]]  # loss -> temperature -> mean of tasks in the global pool
+    curves: dict[str, dict[int, list[float]]]  # recipe -> seed -> loss by step
+    depth: int  # candidates kept per query
+    measure: str
 
 
 @cache
@@ -186,3 +198,57 @@ def modality_shares(folder: Path, views: list[View]) -> None:
     panels[0].invert_yaxis()
     panels[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     save(folder, "modalities", ["recipe", "query_modality", "candidate_modality", "percent"], rows)
+
+
+class Figure(NamedTuple):
+    """A figure of the page; the order of FIGURES is the page's."""
+
+    caption: str
+    draw: Callable[[Path, Shown], None]
+    is_wanted: Callable[[Shown], bool] = lambda shown: True
+
+
+FIGURES: dict[str, Figure] = {
+    "tasks_global": Figure(
+        "Each task in the global pool, where candidates of all three modalities compete. Query→candidate; i image, t text, it both.",
+        lambda folder, shown: task_bars(folder, shown.summaries["global"], "global", shown.measure),
+    ),
+    "tasks_local": Figure(
+        "Each task in its local pool, where all candidates have the relevant modality.",
+        lambda folder, shown: task_bars(folder, shown.summaries["local"], "local", shown.measure),
+    ),
+    "temperature": Figure(
+        "Mean of the tasks in the global pool against the temperature of training, 30 epochs each.",
+        lambda folder, shown: temperatures(folder, shown.points, shown.measure),
+        lambda shown: bool(shown.points),
+    ),
+    "projection": Figure(
+        "Candidates of the three modalities on their first two principal components, and the distance of the image and text centroids.",
+        lambda folder, shown: projections(folder, shown.views),
+    ),
+    "modalities": Figure(
+        "Which modalities fill the top 10 of the global pool.",
+        lambda folder, shown: modality_shares(folder, shown.views),
+    ),
+    "ranks": Figure(
+        "Queries whose first hit is at rank k or better.",
+        lambda folder, shown: rank_curves(folder, shown.views, shown.depth),
+    ),
+    "cosines": Figure(
+        "Cosines of queries with their positives (red line) and with all other candidates of that modality (grey).",
+        lambda folder, shown: cosines(folder, shown.views),
+    ),
+    "curves": Figure(
+        "Training loss by step, one line per seed. Losses with different denominators are not comparable.",
+        lambda folder, shown: training_curves(folder, shown.curves),
+    ),
+}
+
+
+def draw_all(folder: Path, shown: Shown) -> dict[str, str]:
+    """Draw every figure that has something to show; return the captions by name."""
+    wanted = {name: figure for name, figure in FIGURES.items() if figure.is_wanted(shown)}
+    with styled():
+        for figure in wanted.values():
+            figure.draw(folder, shown)
+    return {name: figure.caption for name, figure in wanted.items()}

@@ -22,37 +22,17 @@ from gcl.data.prepared import PreparedBenchmark, read_benchmark
 from gcl.models.checkpoints import read_curves
 from gcl.report.compare import compare
 from gcl.report.figure_data import View, first_rankings, gap, units_of, view_recipe
-from gcl.report.figures import (
-    cosines,
-    loss_name,
-    modality_shares,
-    projections,
-    rank_curves,
-    styled,
-    task_bars,
-    temperatures,
-    training_curves,
-)
+from gcl.report.figures import Shown, draw_all, loss_name
 from gcl.report.html import Pictures, gallery, inline_figures, page, table_html
 from gcl.report.performance import write_performance
 from gcl.report.sections import Section, protocols, summary, tables_of, write_table
 from gcl.report.tables import full_rows
 from gcl.report.verify import read_config, verify
 from gcl.score.score import COLUMNS
-from gcl.score.statistics import Result, averages, parts, read_result, summarise
+from gcl.score.statistics import Result, Summary, averages, parts, read_result, summarise
 
 GALLERY_QUERIES = 3  # per task
 DRAWN_ITEMS = 100_000
-CAPTIONS = {
-    "tasks_global": "Each task in the global pool, where candidates of all three modalities compete. Query→candidate; i image, t text, it both.",
-    "tasks_local": "Each task in its local pool, where all candidates have the relevant modality.",
-    "temperature": "Mean of the tasks in the global pool against the temperature of training, 30 epochs each.",
-    "projection": "Candidates of the three modalities on their first two principal components, and the distance of the image and text centroids.",
-    "modalities": "Which modalities fill the top 10 of the global pool.",
-    "ranks": "Queries whose first hit is at rank k or better.",
-    "cosines": "Cosines of queries with their positives (red line) and with all other candidates of that modality (grey).",
-    "curves": "Training loss by step, one line per seed. Losses with different denominators are not comparable.",
-}
 
 
 def merge_scores(config: Config, results: Path) -> list[list[str]]:
@@ -77,44 +57,31 @@ def read_results(config: Config, results: Path, benchmark: str, tasks: list[Task
     ]
 
 
-def write_figures(
-    folder: Path,
+def collect_shown(
     project: Project,
-    results: list[Result],
-    views: list[View],
+    found: list[Result],
     rows: list[dict[str, Any]],
     bench: PreparedBenchmark,
-    paths: Path,
-    measure: str,
-) -> list[str]:
-    """Draw every figure for the first backbone and the first experiment; return the names."""
-    config = project.config
-    backbone, shown = config.backbones[0], config.experiments[0].recipes
-    tasks = [task.name for task in bench.tasks]
-    for pool in bench.tasks[0].pools:
-        found = {
-            r["recipe"]: r
-            for r in rows
-            if r["backbone"] == backbone and r["recipe"] in shown and r["pool"] == pool and r["calibration"] == "none"
-        }
-        task_bars(folder, {n: {t: row["summaries"][t] for t in tasks} for n, row in found.items()}, pool, measure)
-    points: dict[str, dict[float, Any]] = {}
-    for result in results:
+    benchmark: str,
+) -> Shown:
+    """Collect what the figures show."""
+    config, results = project.config, Path(project.config.results)
+    backbone, recipes = config.backbones[0], config.experiments[0].recipes
+    row, tasks = project.benchmarks[benchmark], [task.name for task in bench.tasks]
+    summaries: dict[str, dict[str, dict[str, Summary]]] = {}
+    for r in rows:
+        if r["backbone"] == backbone and r["recipe"] in recipes and r["calibration"] == "none":
+            summaries.setdefault(r["pool"], {})[r["recipe"]] = {task: r["summaries"][task] for task in tasks}
+    points: dict[str, dict[float, Summary]] = {}
+    for result in found:
         if result.backbone == backbone and (loss := loss_name(result.recipe)):
             temperature = project.recipes[result.recipe].loss.temperature
             points.setdefault(loss, {})[float(temperature)] = summarise(
                 parts(result, averages(bench.tasks, "global")["mean"], "global", "none"), config.resamples
             )
-    names = ["tasks_global", "tasks_local"]
-    if points:
-        temperatures(folder, points, measure)
-        names.append("temperature")
-    projections(folder, views)
-    modality_shares(folder, views)
-    rank_curves(folder, views, config.depth)
-    cosines(folder, views)
-    training_curves(folder, {recipe: read_curves(paths / "checkpoints" / backbone / recipe) for recipe in shown})
-    return [*names, "projection", "modalities", "ranks", "cosines", "curves"]
+    curves = {recipe: read_curves(results / "checkpoints" / backbone / recipe) for recipe in recipes}
+    views = collect_views(project, results, benchmark, bench)
+    return Shown(views, summaries, points, curves, config.depth, row.headline)
 
 
 def collect_views(project: Project, results: Path, benchmark: str, bench: PreparedBenchmark) -> list[View]:
@@ -172,10 +139,8 @@ def report_benchmark(
     sections = [(row.title, table_html(text))]
     backbone, shown = config.backbones[0], config.experiments[0].recipes
     if benchmark == config.benchmarks[0] and is_drawn(bench):
-        views = collect_views(project, results, benchmark, bench)
-        with styled():
-            names = write_figures(figures, project, found, views, rows, bench, results, row.headline)
-        sections.append(("Figures", inline_figures(figures, {name: CAPTIONS[name] for name in names})))
+        captions = draw_all(figures, collect_shown(project, found, rows, bench, benchmark))
+        sections.append(("Figures", inline_figures(figures, captions)))
     if is_drawn(bench):
         recipes = dict.fromkeys([shown[0], *shown[1:2], shown[-1]])
         tops = {r: first_rankings(results / "runs" / backbone / r / f"{benchmark}.parquet", bench) for r in recipes}
