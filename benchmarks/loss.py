@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from gcl.common.arrays import MODALITIES
-from gcl.losses.denominators import OWN_COLUMNS
+from gcl.losses.denominators import RULES
 from gcl.losses.gcl import gcl_loss
 from measure import arguments, growth, growth_alone, in_turns, options, table, write
 
@@ -93,7 +93,7 @@ def works(n: int) -> dict[str, object]:
         loss().backward()
 
     found = {"clip": lambda: run(pair, lambda: clip(pair[0], pair[1], scale))}
-    for rule in OWN_COLUMNS if n <= NAIVE_UP_TO else ["no_self"]:
+    for rule in RULES if n <= NAIVE_UP_TO else ["no_self"]:
         found[rule] = lambda r=rule: run(pair, lambda: gcl_loss(pair, SIX, r, 0.07, None, None, mix))
     found["no_self, native"] = lambda: run(triple, lambda: gcl_loss(triple, SIX, "no_self", 0.07))
     if n <= NAIVE_UP_TO:
@@ -136,7 +136,7 @@ def main() -> None:
         tables.append(table(f"N = {n}, D = {WIDTH}, value and gradient; t = 0.07", columns, rows))
     rows = []
     for t, spread in itertools.product((0.07, 0.01), (100.0, 3.0)):
-        for rule in OWN_COLUMNS:
+        for rule in RULES:
             value, gradient = errors(given.errors, rule, t, spread)
             rows.append(
                 [given.errors, rule, t, "random" if spread > 10 else "trained", f"{value:.1e}", f"{gradient:.1e}"]

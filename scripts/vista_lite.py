@@ -32,10 +32,10 @@ def vista_lite(checkpoint: Path, output: Path) -> None:
 def main() -> None:
     """Run from the command line."""
     default = Path(f"results_vista_lite/checkpoints/{BACKBONE}/{BACKBONE}/seed0")
-    made = parser("vista_lite", __doc__, f"--checkpoint {default}")
-    made.add_argument("--checkpoint", type=Path, default=default, help="of the first stage")
-    made.add_argument("--output", type=Path, default=Path("data/vista_lite/visual_proj.safetensors"))
-    run(made, vista_lite)
+    options = parser("vista_lite", __doc__, f"--checkpoint {default}")
+    options.add_argument("--checkpoint", type=Path, default=default, help="of the first stage")
+    options.add_argument("--output", type=Path, default=Path("data/vista_lite/visual_proj.safetensors"))
+    run(options, vista_lite)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from gcl.common.arrays import MODALITIES
 from gcl.losses import tiled as blockwise
-from gcl.losses.denominators import OWN_COLUMNS
+from gcl.losses.denominators import RULES
 from gcl.losses.gcl import duplicates, gcl_loss
 from gcl.train.recipe_loss import triplet
 
@@ -87,7 +87,7 @@ def tile(request, monkeypatch):
 @given(
     seed=st.integers(0, 10**6),
     n=st.integers(2, 6),
-    rule=st.sampled_from(sorted(OWN_COLUMNS)),
+    rule=st.sampled_from(sorted(RULES)),
     weights=st.dictionaries(st.sampled_from(sorted(ALL)), st.floats(0.1, 3), min_size=1),
     temperature=st.sampled_from([0.002, 0.02, 0.1, 1.0]),
     share_masked=st.sampled_from([None, 0.2, 1.0]),
@@ -140,7 +140,7 @@ def test_cl_is_the_symmetric_cross_entropy():
     torch.testing.assert_close(gcl_loss(e, CL, "target_only", 0.07), expected)
 
 
-@pytest.mark.parametrize("rule", sorted(OWN_COLUMNS))
+@pytest.mark.parametrize("rule", sorted(RULES))
 @pytest.mark.parametrize("temperature", [0.01, 0.002])
 def test_float32_stays_finite_and_right_at_small_temperatures(rule, temperature):
     # At t = 0.01 logits span 200, more than exp() of a float32 holds.
@@ -180,7 +180,7 @@ def test_one_sample_has_no_negatives():
     assert gcl_loss(e, CL, "target_only", 0.01).item() == 0
 
 
-@pytest.mark.parametrize("rule", sorted(OWN_COLUMNS))
+@pytest.mark.parametrize("rule", sorted(RULES))
 @pytest.mark.parametrize("temperature", [0.01, 0.07])
 def test_float32_agrees_with_the_formula_in_float64_to_1e_6(rule, temperature):
     """Relative error of the value and of the gradient as a whole, over several tiles."""
@@ -210,7 +210,7 @@ def test_an_unknown_denominator_is_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("rule", sorted(OWN_COLUMNS))
+@pytest.mark.parametrize("rule", sorted(RULES))
 @pytest.mark.parametrize("temperature", [0.002, 0.01, 0.07])
 def test_a_gpu_gives_the_loss_and_gradient_of_a_cpu(rule, temperature):
     vectors = torch.stack([v.detach() for v in random_embeddings(5, 3000, 64, torch.float32).values()])[:2]

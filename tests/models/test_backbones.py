@@ -1,4 +1,4 @@
-"""Public checkpoint layouts, in tiny random models, against slow literal versions of what they compute."""
+"""Public checkpoint layouts, in tiny random models, against plain re-implementations of what they compute."""
 
 import json
 import os

@@ -1,6 +1,6 @@
 """Agreement with the official evaluators' own functions, where checkouts of their repositories are at hand.
 
-    OFFICIAL_CODE=folder pytest tests/test_official.py
+    OFFICIAL_CODE=folder pytest tests/prepare/test_official.py
 
 The folder holds UniIR (TIGER-AI-Lab/UniIR), VLM2Vec (TIGER-AI-Lab/VLM2Vec, branch v1), CoVR (lucas-ventura/CoVR) and
 CIRCO (miccunifi/CIRCO). Their modules need packages that we don't have, so single functions are taken from their files.

@@ -1,4 +1,4 @@
-"""Tiny models with random weights in the exact public layouts, and slow literal versions of what they compute."""
+"""Tiny models with random weights in the exact public layouts, and plain re-implementations of what they compute."""
 
 import json
 

@@ -1,6 +1,6 @@
 """Readers of files that others wrote, given broken ones: they read, or say what is wrong; nothing else comes out.
 
-The default run is the same every time; `FUZZ=1000 pytest tests/test_fuzz.py` tries that many new ones of each.
+The default run is the same every time; `FUZZ=1000 pytest tests/workflow/test_fuzz.py` tries that many new ones of each.
 """
 
 import io

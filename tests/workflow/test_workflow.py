@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -13,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from PIL import Image
 from tokenizers import Tokenizer
 
 from gcl.score.score import COLUMNS
-from support.workflow import copied, copy_working_tree, gcl, snakemake
+from support.workflow import ROOT, copied, copy_working_tree, gcl, snakemake
 
 SMOKE = ["--configfile", "config/smoke.yaml"]
 
@@ -98,6 +101,20 @@ def test_a_bundle_embeds_as_towers_and_heads_do(clone, tmp_path, backbone):
         "--output", tmp_path / "run.parquet")  # fmt: skip
     for name in names:
         np.testing.assert_allclose(np.load(tmp_path / "e" / name), np.load(expected / name), rtol=0, atol=1e-4)
+
+
+def test_the_three_lines_of_the_readme_run(clone, tmp_path):
+    models = clone / "results_smoke/onnx/clip_lite"
+    gcl(clone, "gcl.export.bundle", "--towers", models / "towers", "--heads", models / "gcl_smoke/seed0",
+        "--output", tmp_path / "model")  # fmt: skip
+    for name, colour in (("a.jpg", "red"), ("b.png", "blue")):
+        Image.new("RGB", (40, 30), colour).save(tmp_path / name)
+    lines = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    code = f"import gcl\n{lines}\nprint(vectors.shape, sorted(hits.rows[0].tolist()))"
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "(2, 256) [0, 1]\n"
 
 
 def test_a_published_model_gives_the_vectors_of_the_exported_one(clone, tmp_path):

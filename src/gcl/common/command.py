@@ -37,22 +37,22 @@ PACKAGES = (
 
 def parser(name: str, about: str | None, example: str) -> argparse.ArgumentParser:
     """Make the parser of `gcl <name>`, with --manifest."""
-    made = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         prog=f"gcl {name}",
         description=about,
         epilog=f"example: gcl {name} {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--manifest", type=Path, help="JSON file for versions, device, time and memory of this run")
-    return made
+    options.add_argument("--manifest", type=Path, help="JSON file for versions, device, time and memory of this run")
+    return options
 
 
-def run(made: argparse.ArgumentParser, stage: Callable[..., dict[str, Any] | None]) -> None:
+def run(options: argparse.ArgumentParser, stage: Callable[..., dict[str, Any] | None]) -> None:
     """Call a stage with its parsed arguments; a UserError is one clear message and exit code 1."""
     # Looking for garbage takes a fifth of a process that imports torch; at its end nothing needs to be found.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
-    arguments = vars(made.parse_args())
+    arguments = vars(options.parse_args())
     manifest = arguments.pop("manifest")
     log_to_stderr()
     started = time.time()
@@ -66,7 +66,7 @@ def run(made: argparse.ArgumentParser, stage: Callable[..., dict[str, Any] | Non
             raise
         sys.exit(f"error: {error}; nothing was left half-written: make room, then run the same again")
     if manifest is not None and os.environ.get("RANK", "0") == "0":
-        write_json(manifest, provenance(made.prog, arguments, started) | (found or {}))
+        write_json(manifest, provenance(options.prog, arguments, started) | (found or {}))
 
 
 def check_environment() -> None:

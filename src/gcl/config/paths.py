@@ -1,6 +1,6 @@
 """Where results lie that several stages read: prepared benchmarks and their embeddings, in parts.
 
-A benchmark that shares a data set with one before it in the config is embedded only where it is new (share.py);
+A benchmark that shares a data set with one before it in the config is embedded only where it is new (prepare/share.py);
 a large one is embedded in shards. So a model's outputs for a benchmark are in several folders.
 """
 

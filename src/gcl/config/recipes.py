@@ -15,7 +15,7 @@ Direction = Annotated[str, Field(pattern=r"^(image|text|image_text)>(image|text|
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Loss:
-    """A member of the family of losses of losses.py."""
+    """A member of the family of losses, see gcl.losses.gcl."""
 
     directions: dict[Direction, Positive]  # query modality > positive's modality -> weight
     denominator: str  # a rule of losses/denominators.py

@@ -94,19 +94,19 @@ def bundle(towers: Path, heads: Path, calibration: Path | None, output: Path) ->
 
 def main() -> None:
     """Run from the command line."""
-    made = parser(
+    options = parser(
         "bundle",
         __doc__,
         "--towers results/onnx/clip_lite/towers --heads results/onnx/clip_lite/gcl/seed0"
         " --calibration results/calibrations/clip_lite/gcl/seed0.json --output model",
     )
-    made.add_argument("--towers", required=True, type=Path, help="exported towers")
-    made.add_argument("--heads", required=True, type=Path, help="exported heads of one seed")
-    made.add_argument(
+    options.add_argument("--towers", required=True, type=Path, help="exported towers")
+    options.add_argument("--heads", required=True, type=Path, help="exported heads of one seed")
+    options.add_argument(
         "--calibration", type=Path, help="what `calibrate` wrote for that seed, to keep it beside the model"
     )
-    made.add_argument("--output", required=True, type=Path, help="folder to write")
-    run(made, bundle)
+    options.add_argument("--output", required=True, type=Path, help="folder to write")
+    run(options, bundle)
 
 
 if __name__ == "__main__":

@@ -174,14 +174,14 @@ def export(
 
 def main() -> None:
     """Run from the command line."""
-    made = parser(
+    options = parser(
         "export", __doc__, "--kind towers --name clip_lite --backbone '{...}' --output results/onnx/clip_lite/towers"
     )
-    made.add_argument("--kind", required=True, choices=["towers", "heads", "all"])
-    made.add_argument("--name", required=True, help="row of config/backbones.yaml")
-    made.add_argument("--backbone", required=True, type=from_json(Backbone), help="that row as JSON")
-    made.add_argument("--data", type=Path, default=Path("data"), help="folder of fetched data sets")
-    made.add_argument("--checkpoints", type=Path, help="what `train` wrote")
-    made.add_argument("--towers", type=Path, help="for heads: the exported towers")
-    made.add_argument("--output", required=True, type=Path, help="folder to write")
-    run(made, export)
+    options.add_argument("--kind", required=True, choices=["towers", "heads", "all"])
+    options.add_argument("--name", required=True, help="row of config/backbones.yaml")
+    options.add_argument("--backbone", required=True, type=from_json(Backbone), help="that row as JSON")
+    options.add_argument("--data", type=Path, default=Path("data"), help="folder of fetched data sets")
+    options.add_argument("--checkpoints", type=Path, help="what `train` wrote")
+    options.add_argument("--towers", type=Path, help="for heads: the exported towers")
+    options.add_argument("--output", required=True, type=Path, help="folder to write")
+    run(options, export)

@@ -63,14 +63,14 @@ def publish(name: str, recipe: str, seed: int, config: Path, data: Path, output:
 
 def main() -> None:
     """Run from the command line."""
-    made = parser("publish", __doc__, "--name clip_lite --recipe gcl --seed 0 --output my_model")
-    made.add_argument("--name", required=True, help="row of config/backbones.yaml")
-    made.add_argument("--recipe", required=True, help="row of config/recipes.yaml")
-    made.add_argument("--seed", type=int, default=0, help="(0)")
-    made.add_argument("--config", type=Path, default=Path("config/config.yaml"), help="what was run (config.yaml)")
-    made.add_argument("--data", type=Path, default=Path("data"), help="folder of fetched data sets (data)")
-    made.add_argument("--output", required=True, type=Path, help="folder to write")
-    run(made, publish)
+    options = parser("publish", __doc__, "--name clip_lite --recipe gcl --seed 0 --output my_model")
+    options.add_argument("--name", required=True, help="row of config/backbones.yaml")
+    options.add_argument("--recipe", required=True, help="row of config/recipes.yaml")
+    options.add_argument("--seed", type=int, default=0, help="(0)")
+    options.add_argument("--config", type=Path, default=Path("config/config.yaml"), help="what was run (config.yaml)")
+    options.add_argument("--data", type=Path, default=Path("data"), help="folder of fetched data sets (data)")
+    options.add_argument("--output", required=True, type=Path, help="folder to write")
+    run(options, publish)
 
 
 if __name__ == "__main__":

@@ -263,11 +263,11 @@ def check_space(name: str, dataset: Dataset, folder: Path) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    made = parser("fetch", __doc__, "--name minilm --dataset '{...}' --output data/minilm/fetched.json")
-    made.add_argument("--name", required=True, help="row of config/datasets.yaml")
-    made.add_argument("--dataset", type=from_json(Dataset), help="that row as JSON")
-    made.add_argument("--output", type=Path, help="list to write, beside the files")
-    made.add_argument(
+    options = parser("fetch", __doc__, "--name minilm --dataset '{...}' --output data/minilm/fetched.json")
+    options.add_argument("--name", required=True, help="row of config/datasets.yaml")
+    options.add_argument("--dataset", type=from_json(Dataset), help="that row as JSON")
+    options.add_argument("--output", type=Path, help="list to write, beside the files")
+    options.add_argument(
         "--lock",
         dest="registry",
         nargs="?",
@@ -276,7 +276,7 @@ def main() -> None:
         metavar="YAML",
         help="write hashes, sizes and commits of the fetched files into the registry (config/datasets.yaml)",
     )
-    made.add_argument(
+    options.add_argument(
         "--adopt",
         dest="adopting",
         nargs="?",
@@ -285,4 +285,4 @@ def main() -> None:
         metavar="YAML",
         help="take folders below data/<name> that are there already for what its archives hold",
     )
-    run(made, fetch)
+    run(options, fetch)

@@ -218,18 +218,18 @@ def infer(
 
 def main() -> None:
     """Run from the command line."""
-    made = parser(
+    options = parser(
         "infer",
         __doc__,
         "--onnx results/onnx/clip_lite/towers --prepared results/prepared/clipart9 --output vectors",
     )
-    made.add_argument("--onnx", required=True, type=Path, help="exported model, or folder of seeds")
-    made.add_argument("--prepared", type=Path, help="prepared folder to embed, or what `share` made of it")
-    made.add_argument("--features", type=Path, help="for heads: the towers' outputs")
-    made.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])
-    made.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
-    made.add_argument("--flip", action="store_true", help="embed mirrored images too (alone, not with texts)")
-    made.add_argument("--only-texts", action="store_true", help="embed texts and no images")
-    made.add_argument("--shard", nargs=2, type=int, default=(0, 1), metavar=("K", "N"), help="part K of N, from 0")
-    made.add_argument("--output", required=True, type=Path, help="folder to write")
-    run(made, infer)
+    options.add_argument("--onnx", required=True, type=Path, help="exported model, or folder of seeds")
+    options.add_argument("--prepared", type=Path, help="prepared folder to embed, or what `share` made of it")
+    options.add_argument("--features", type=Path, help="for heads: the towers' outputs")
+    options.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])
+    options.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
+    options.add_argument("--flip", action="store_true", help="embed mirrored images too (alone, not with texts)")
+    options.add_argument("--only-texts", action="store_true", help="embed texts and no images")
+    options.add_argument("--shard", nargs=2, type=int, default=(0, 1), metavar=("K", "N"), help="part K of N, from 0")
+    options.add_argument("--output", required=True, type=Path, help="folder to write")
+    run(options, infer)

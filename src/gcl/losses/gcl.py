@@ -160,7 +160,7 @@ class Request(NamedTuple):
 
 
 class _ClosedForm(torch.autograd.Function):
-    """Value and gradient together, see gcl.blockwise for the steps."""
+    """Value and gradient together, see gcl.losses.tiled for the steps."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, mix: Tensor, temperature: Tensor, request: Request) -> Tensor:  # type: ignore[override]

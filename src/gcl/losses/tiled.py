@@ -4,7 +4,8 @@ With logits s_am[j,k] = e_a^j . e_m^k / t:
 
 1. Sums. Tile by tile, R_am[j] = log sum_(k != j) exp(s_am[j,k]) for the pairs of modalities that the loss asks
    for. Since s_am[j,k] = s_ma[k,j], the rows and the columns of one tile give R_am and R_ma.
-2. Denominators. All rules are sums of some R_am and of the row's own columns s_am[j,j] (in float64), so that
+2. Denominators. By every rule, Z is a sum over modalities m: exp(R_am[j]) where other samples' columns are in it,
+   and exp(s_am[j,j]), in float64, where the row's own are. So
    log Z, the loss and the gradient at the own columns are algebra on arrays of length N; and with
    C_am[j] = log( sum of w_ab / Z_ab[j] over the directions a > b whose denominator has m's columns ).
 3. Gradient. Tile by tile once more, dL/ds at both places of the symmetric matrix is

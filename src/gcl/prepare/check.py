@@ -114,14 +114,14 @@ def check(data: Path, reader: str, batch_size: int, width: int, reject_limit: fl
 
 def main() -> None:
     """Run from the command line."""
-    made = parser("check", __doc__, "data/mine --batch-size 256")
-    made.add_argument("data", type=Path, metavar="PAIRS", help="folder of pairs")
-    made.add_argument("--reader", default="auto", choices=list(READERS), help="its form (auto)")
-    made.add_argument("--batch-size", type=int, default=256, help="pairs per step, as in the recipe (256)")
-    made.add_argument("--width", type=int, default=256, help="dimensions of the model's vectors (256)")
-    made.add_argument("--reject-limit", type=float, default=0.01, help="largest share of unusable pairs (0.01)")
-    made.add_argument("--rejects", type=Path, metavar="CSV", help="where to list what is left out (PAIRS/rejects.csv)")
-    run(made, check)
+    options = parser("check", __doc__, "data/mine --batch-size 256")
+    options.add_argument("data", type=Path, metavar="PAIRS", help="folder of pairs")
+    options.add_argument("--reader", default="auto", choices=list(READERS), help="its form (auto)")
+    options.add_argument("--batch-size", type=int, default=256, help="pairs per step, as in the recipe (256)")
+    options.add_argument("--width", type=int, default=256, help="dimensions of the model's vectors (256)")
+    options.add_argument("--reject-limit", type=float, default=0.01, help="largest share of unusable pairs (0.01)")
+    options.add_argument("--rejects", type=Path, metavar="CSV", help="list of what is left out (PAIRS/rejects.csv)")
+    run(options, check)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def as_column(numbers: Ints) -> pa.ChunkedArray:
 
 
 def continued(found: Ints, known: int) -> Ints:
-    """Number what wasn't found on from the known: the rows of all."""
+    """Return the row of every value: where it was found, or the next free row after the known ones."""
     is_new = found < 0
     return np.where(is_new, known + np.cumsum(is_new) - 1, found)
 
@@ -114,15 +114,15 @@ def inverse(taken: Ints, n: int) -> Ints:
 
 def main() -> None:
     """Run from the command line."""
-    made = parser(
+    options = parser(
         "share",
         __doc__,
         "--earlier results/prepared/mbeir --prepared results/prepared/cirr --output results/shared/cirr",
     )
-    made.add_argument("--earlier", required=True, nargs="+", type=Path, help="what is embedded of those before it")
-    made.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
-    made.add_argument("--output", required=True, type=Path, help="folder to write")
-    run(made, share)
+    options.add_argument("--earlier", required=True, nargs="+", type=Path, help="what is embedded of those before it")
+    options.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
+    options.add_argument("--output", required=True, type=Path, help="folder to write")
+    run(options, share)
 
 
 if __name__ == "__main__":

@@ -59,10 +59,10 @@ def main() -> None:
             raise UserError(f"{benchmarks} holds no measurements (*.json); `make bench` makes them")
         write_performance(benchmarks, output)
 
-    made = parser("performance", __doc__, "--benchmarks results/benchmarks --output results/tables/performance.md")
-    made.add_argument("--benchmarks", required=True, type=Path, help="folder of measurements")
-    made.add_argument("--output", required=True, type=Path, help="Markdown file to write")
-    run(made, stage)
+    options = parser("performance", __doc__, "--benchmarks results/benchmarks --output results/tables/performance.md")
+    options.add_argument("--benchmarks", required=True, type=Path, help="folder of measurements")
+    options.add_argument("--output", required=True, type=Path, help="Markdown file to write")
+    run(options, stage)
 
 
 if __name__ == "__main__":

@@ -209,10 +209,12 @@ def report_or_check(
 
 def main() -> None:
     """Run from the command line."""
-    made = parser("report", __doc__, "--config '{...}' --registries config")
-    made.add_argument("--config", type=from_json(Config), help="config.yaml as JSON")
-    made.add_argument("--registries", type=Path, default=Path("config"), help="folder of backbones.yaml and the others")
-    made.add_argument(
+    options = parser("report", __doc__, "--config '{...}' --registries config")
+    options.add_argument("--config", type=from_json(Config), help="config.yaml as JSON")
+    options.add_argument(
+        "--registries", type=Path, default=Path("config"), help="folder of backbones.yaml and the others"
+    )
+    options.add_argument(
         "--verify",
         dest="overlays",
         nargs="*",
@@ -220,7 +222,7 @@ def main() -> None:
         metavar="YAML",
         help="write nothing; score every run again and say which numbers of the tables differ. Files are laid over config.yaml",
     )
-    made.add_argument(
+    options.add_argument(
         "--compare",
         dest="compared",
         nargs="?",
@@ -229,4 +231,4 @@ def main() -> None:
         metavar="RESULTS",
         help="write nothing; say how far scores.csv and metrics.json are from the committed ones (results)",
     )
-    run(made, report_or_check)
+    run(options, report_or_check)

@@ -10,9 +10,9 @@
    scores have a lower and an upper bound.
 2. The k-th best lower bound so far is one of the k-th best score. Whatever's upper bound is below is dropped; the
    largest of every 32 candidates is looked at first.
-3. What is left (about twice k for each query) is scored in float64, as gcl.ranking does it.
+3. What is left (about twice k for each query) is scored in float64, as gcl.retrieve.exact does it.
 
-The result is gcl.ranking's, whose slow search of everything the tests compare it with.
+The result is gcl.retrieve.exact's, whose slow search of everything the tests compare it with.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ MANY = 4  # times k: if a block has so many candidates for each query, all of it
 PAIRS = 2048  # of query and candidate, whose vectors are read together
 PIECE = 128  # of them that are float64 at a time; more overflow the second-level cache
 BITS = {2: torch.int16, 4: torch.int32}  # whole numbers as wide as a float
-FRESH = 4  # `low` is made anew when it has missed a fourth of k
+FRESH = 4  # the k best lower bounds are updated once a k/FRESH-th of new ones has gathered
 PENDING = 4_000_000  # candidates of all queries that wait for their exact score
 SLACK = 2.0**-20  # of a score of size 1: covers rounding of thresholds and of exact scores to float32
 
@@ -189,7 +189,7 @@ def largest(found: Tensor, cut: Tensor) -> Tensor:
 
 
 def exact_scores(query: Query, queries: Ints, rows: Ints, pool: Pool) -> Floats:
-    """Return the scores of some queries with some rows, (n,) each, sorted by query, as gcl.ranking defines them."""
+    """Return the scores of some queries with some rows, (n,) each, sorted by query, as `exact` defines them."""
     cosines = np.empty(len(rows))
     asked = query.vectors.astype(np.float64)
     starts = np.searchsorted(queries, np.arange(len(asked) + 1))

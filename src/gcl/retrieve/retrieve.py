@@ -154,28 +154,28 @@ def retrieve(
 
 def main() -> None:
     """Run from the command line."""
-    made = parser(
+    options = parser(
         "retrieve",
         __doc__,
         "--prepared results/prepared/clipart9 --embeddings results/embeddings/clip_lite/gcl/clipart9"
         " --onnx results/onnx/clip_lite/gcl --output run.parquet",
     )
-    made.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
-    made.add_argument(
+    options.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
+    options.add_argument(
         "--embeddings",
         required=True,
         nargs="+",
         type=Path,
         help="what `infer` wrote: a model or its seeds; several parts in order, those of earlier benchmarks first",
     )
-    made.add_argument("--shared", type=Path, help="what `share` wrote, if earlier benchmarks' embeddings are given")
-    made.add_argument("--onnx", required=True, type=Path, help="the exported model or seeds it was made with")
-    made.add_argument("--calibration", type=Path, help="what `calibrate` wrote (the model's calibration.json)")
-    made.add_argument("--calibrations", nargs="+", default=["none"], choices=MODES)
-    made.add_argument("--depth", type=int, default=100, help="candidates kept per query")
-    made.add_argument(
+    options.add_argument("--shared", type=Path, help="what `share` wrote, if earlier benchmarks' embeddings are given")
+    options.add_argument("--onnx", required=True, type=Path, help="the exported model or seeds it was made with")
+    options.add_argument("--calibration", type=Path, help="what `calibrate` wrote (the model's calibration.json)")
+    options.add_argument("--calibrations", nargs="+", default=["none"], choices=MODES)
+    options.add_argument("--depth", type=int, default=100, help="candidates kept per query")
+    options.add_argument(
         "--device", default="auto", choices=["auto", "cuda", "cpu"], help="where a large pool is searched"
     )
-    made.add_argument("--trec", type=Path, help="folder for TREC run files")
-    made.add_argument("--output", required=True, type=Path, help="Parquet file to write")
-    run(made, retrieve)
+    options.add_argument("--trec", type=Path, help="folder for TREC run files")
+    options.add_argument("--output", required=True, type=Path, help="Parquet file to write")
+    run(options, retrieve)

@@ -33,7 +33,7 @@ class Ranker:
         self.known: dict[tuple[str, ...], Distinct] = {}
         self.kept: dict[tuple[str, ...], Floats] = {}
         self.kept_mode = ""
-        # By tables and mode: of each table of distinct queries the best scores and items.
+        # Results of a search that other tasks will ask for too: (tables, mode) -> table of queries -> scores and items.
         self.found: dict[tuple[tuple[str, ...], str], dict[str, tuple[Floats, Ints]]] = {}
 
     def distinct(self, names: tuple[str, ...]) -> Distinct:

@@ -155,17 +155,17 @@ def score(
 
 def main() -> None:
     """Run from the command line."""
-    made = parser(
+    options = parser(
         "score",
         __doc__,
         "--run results/runs/clip_lite/gcl/clipart9.parquet --prepared results/prepared/clipart9 --measures Success@10"
         " --backbone clip_lite --recipe gcl --benchmark clipart9 --output scores",
     )
-    made.add_argument("--run", dest="run_file", required=True, type=Path, help="what `retrieve` wrote")
-    made.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
+    options.add_argument("--run", dest="run_file", required=True, type=Path, help="what `retrieve` wrote")
+    options.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
     for name in ("backbone", "recipe", "benchmark"):
-        made.add_argument(f"--{name}", required=True, help="for the column of that name")
-    made.add_argument("--measures", required=True, nargs="+", help="in ir_measures' names, with a cutoff")
-    made.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
-    made.add_argument("--output", required=True, type=Path, help="folder to write")
-    run(made, score)
+        options.add_argument(f"--{name}", required=True, help="for the column of that name")
+    options.add_argument("--measures", required=True, nargs="+", help="in ir_measures' names, with a cutoff")
+    options.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
+    options.add_argument("--output", required=True, type=Path, help="folder to write")
+    run(options, score)

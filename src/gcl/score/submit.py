@@ -46,17 +46,17 @@ def submit(run_file: Path, prepared: Path, reader: str, output: Path) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    made = parser(
+    options = parser(
         "submit",
         __doc__,
         "--run results/runs/clip_l14/gcl_full/cirr_test1.parquet --prepared results/prepared/cirr_test1"
         " --reader cirr --output upload",
     )
-    made.add_argument("--run", dest="run_file", required=True, type=Path, help="what `retrieve` wrote")
-    made.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
-    made.add_argument("--reader", required=True, help="the benchmark's reader")
-    made.add_argument("--output", required=True, type=Path, help="folder to write")
-    run(made, submit)
+    options.add_argument("--run", dest="run_file", required=True, type=Path, help="what `retrieve` wrote")
+    options.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
+    options.add_argument("--reader", required=True, help="the benchmark's reader")
+    options.add_argument("--output", required=True, type=Path, help="folder to write")
+    run(options, submit)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def to_fp16(source: Path, target: Path) -> None:
 
 
 def last_products(model: onnx.ModelProto) -> list[str]:
-    """Name the matrix products that make the output: a projection's error is nobody's to repair."""
+    """Name the matrix products whose result is the output: no later layer could even out their rounding."""
     made = {output: node for node in model.graph.node for output in node.output}
     found, open_values = [], [value.name for value in model.graph.output]
     while open_values:
@@ -179,14 +179,14 @@ def variants(onnx: Path, prepared: Path, kinds: list[str], measure: str, device:
 
 def main() -> None:
     """Run from the command line."""
-    made = parser("variants", __doc__, "--onnx model --prepared results/prepared/clipart9 --output variants")
-    made.add_argument("--onnx", required=True, type=Path, help="exported whole model")
-    made.add_argument("--prepared", required=True, type=Path, help="benchmark to measure on")
-    made.add_argument("--kinds", nargs="+", default=["fp16", "int8"], choices=list(MAKERS), help="(fp16 int8)")
-    made.add_argument("--measure", default="Success@10", help="a measure of ir_measures (Success@10)")
-    made.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])
-    made.add_argument("--output", required=True, type=Path, help="folder to write")
-    run(made, variants)
+    options = parser("variants", __doc__, "--onnx model --prepared results/prepared/clipart9 --output variants")
+    options.add_argument("--onnx", required=True, type=Path, help="exported whole model")
+    options.add_argument("--prepared", required=True, type=Path, help="benchmark to measure on")
+    options.add_argument("--kinds", nargs="+", default=["fp16", "int8"], choices=list(MAKERS), help="(fp16 int8)")
+    options.add_argument("--measure", default="Success@10", help="a measure of ir_measures (Success@10)")
+    options.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])
+    options.add_argument("--output", required=True, type=Path, help="folder to write")
+    run(options, variants)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def freeze_statistics(model: nn.Module) -> None:
 
 
 def chosen_weights(model: nn.Module, recipe: Recipe, name: str) -> list[nn.Parameter]:
-    """Leave a gradient to the weights that the recipe trains, and return them.
+    """Freeze all weights but those that the recipe trains, and return these.
 
     Raises:
         UserError: a prefix that no weight's name has.

@@ -127,20 +127,20 @@ def train(
 
 def main() -> None:
     """Run from the command line."""
-    made = parser(
+    options = parser(
         "train",
         __doc__,
         "--name clip_lite --backbone '{...}' --recipe '{...}' --seeds 0 1 2 --pairs results/prepared/openclipart"
         " --features results/embeddings/clip_lite/towers/openclipart --output checkpoints",
     )
-    what = made.add_argument_group("what is trained")
+    what = options.add_argument_group("what is trained")
     what.add_argument("--name", required=True, help="row of config/backbones.yaml")
     what.add_argument("--backbone", required=True, type=from_json(Backbone), metavar="JSON", help="that row")
     what.add_argument(
         "--recipe", required=True, type=from_json(Recipe), metavar="JSON", help="row of config/recipes.yaml"
     )
     what.add_argument("--seeds", required=True, type=int, nargs="+", metavar="SEED", help="each is a model of its own")
-    read = made.add_argument_group("what is read")
+    read = options.add_argument_group("what is read")
     read.add_argument("--pairs", required=True, type=Path, metavar="FOLDER", help="training pairs, as `prepare` writes")
     read.add_argument("--data", type=Path, default=Path("data"), metavar="FOLDER", help="fetched data sets (data)")
     read.add_argument("--dataset", type=from_json(Dataset), metavar="JSON", help="row of the pairs, for the model card")
@@ -151,10 +151,10 @@ def main() -> None:
     read.add_argument(
         "--sentences", type=Path, metavar="FOLDER", help="captions' features by a sentence encoder (loss.separation)"
     )
-    how = made.add_argument_group("how")
+    how = options.add_argument_group("how")
     how.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"], help="for training of towers (auto)")
     how.add_argument("--workers", type=int, default=1, metavar="N", help="threads that read images (1)")
     how.add_argument("--resume", type=Path, metavar="FOLDER", help="states of an interrupted run, removed at the end")
     how.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="TensorBoard scalars")
-    made.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="checkpoints to write")
-    run(made, train)
+    options.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="checkpoints to write")
+    run(options, train)
