@@ -24,7 +24,7 @@ from gcl.config.backbones import Backbone, Preprocess
 from gcl.data import images
 from gcl.data.images import MARGIN, decode, load, to_array
 from gcl.data.items import Contents, Item, Qrel, Task, write_benchmark
-from gcl.export.export import describe, export_graphs, settings
+from gcl.export.export import export_graphs, settings, write_export
 from gcl.infer.encoder import decoded, open_encoder
 from gcl.infer.infer import infer
 from gcl.models import family
@@ -64,7 +64,7 @@ def write_model(folder: Path, name: str) -> tuple[Path, torch.nn.Module]:
     built = family("clip").build(row, folder)
     (folder / "fp32").mkdir()
     found = export_graphs(folder / "fp32", built.graphs(), built)
-    describe(folder / "fp32", "all", name, row, settings(built) | {"parity": found})
+    write_export(folder / "fp32", "all", name, row, settings(built) | {"parity": found})
     make(folder / "fp32", small(), folder / small())
     return folder, built.model.to(options.device)
 

@@ -59,7 +59,7 @@ def torch_loop(vectors: torch.Tensor, queries: torch.Tensor, k: int) -> np.ndarr
 
 def search(vectors: np.ndarray, queries: np.ndarray, k: int, precision: scan.Precision | None = None) -> np.ndarray:
     """Search with the scan; return rows."""
-    return scan.best_of_pool(parts(queries), pool_of(vectors), k, torch.device(options.device), precision)[1]
+    return scan.scan_pool(parts(queries), pool_of(vectors), k, torch.device(options.device), precision)[1]
 
 
 def parts(queries: np.ndarray) -> list[Query]:

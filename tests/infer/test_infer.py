@@ -10,7 +10,7 @@ import gcl
 from gcl.common.arrays import fuse, unit
 from gcl.common.errors import UserError
 from gcl.common.rows import load_yaml
-from gcl.config.paths import earlier, parts, place, split_part, to_embed
+from gcl.config.paths import earlier, part_names, place, split_part, to_embed
 from gcl.config.project import load
 from gcl.data.images import decode, read_bytes
 from gcl.data.items import Contents, Item, Qrel, Task, write_benchmark
@@ -223,7 +223,7 @@ def test_only_benchmarks_with_a_data_set_in_common_share():
     assert earlier(project, "covr_middle") == ["covr"]
     assert to_embed(project, "mbeir") == "results_paper/prepared/mbeir"
     assert to_embed(project, "mbeir_first") == "results_paper/shared/mbeir_first"
-    assert parts(project, "mbeir") == ["mbeir.0of2", "mbeir.1of2"]
+    assert part_names(project, "mbeir") == ["mbeir.0of2", "mbeir.1of2"]
     assert split_part("mbeir.1of2") == ("mbeir", 1, 2)
     assert split_part("mbeir") == ("mbeir", 0, 1)
     assert split_part("mbeir.v2") == ("mbeir.v2", 0, 1)

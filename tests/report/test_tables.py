@@ -10,7 +10,16 @@ from gcl.common.rows import load_yaml
 from gcl.config.published import Published, chosen, read_published
 from gcl.data.items import Task
 from gcl.report.tables import full_table, measure_table
-from gcl.score.statistics import Key, Result, averages, difference, of_seeds, parts, read_result, summarise
+from gcl.score.statistics import (
+    Result,
+    ResultKey,
+    averages,
+    difference,
+    of_seeds,
+    read_result,
+    summarise,
+    weighted_results,
+)
 from support.workflow import ROOT
 
 
@@ -37,9 +46,9 @@ def test_a_data_set_counts_once_and_groups_have_means_of_their_own():
 def test_a_mean_of_tasks_weighs_tasks_not_queries():
     rng = np.random.default_rng(0)
     sizes = {"a_task0": 3, "a_task3": 3, "b_task0": 200}
-    values = {Key(t, "local", "none"): rng.integers(0, 2, (2, n)).astype(np.float32) for t, n in sizes.items()}
+    values = {ResultKey(t, "local", "none"): rng.integers(0, 2, (2, n)).astype(np.float32) for t, n in sizes.items()}
     weights = averages(tasks(), "local")["data sets"]
-    found = summarise(parts(Result("b", "r", [0, 1], values), weights, "local", "none"), 500)
+    found = summarise(weighted_results(Result("b", "r", [0, 1], values), weights, "local", "none"), 500)
     by_task = {key.task: array.mean(1, dtype=np.float64) for key, array in values.items()}
     by_seed = 100 * ((by_task["a_task0"] + by_task["a_task3"]) / 2 + by_task["b_task0"]) / 2
     assert found.mean == pytest.approx(by_seed.mean())
@@ -48,8 +57,10 @@ def test_a_mean_of_tasks_weighs_tasks_not_queries():
 
 
 def test_published_rows_stand_below_ours_and_second_hand_ones_are_marked():
-    values = {Key(t.name, "local", "none"): np.ones((1, 2), np.float32) for t in tasks()}
-    summary = summarise(parts(Result("b", "r", [0], values), averages(tasks(), "local")["mean"], "local", "none"), 10)
+    values = {ResultKey(t.name, "local", "none"): np.ones((1, 2), np.float32) for t in tasks()}
+    summary = summarise(
+        weighted_results(Result("b", "r", [0], values), averages(tasks(), "local")["mean"], "local", "none"), 10
+    )
     row = {"backbone": "b", "recipe": "r", "calibration": "none", "pool": "local", "protocol": "prompts first"}
     row |= {"fusion": "sum_raw", "queries": "2", "summaries": {"mean": summary, "a_task0": summary}}
     other = Published(
@@ -124,7 +135,7 @@ def written_scores(folder, seeds):
 
 def test_seeds_are_matched_by_their_number(tmp_path):
     """Folders sort as text: seed10 comes before seed2."""
-    key = Key("t", "p", "none")
+    key = ResultKey("t", "p", "none")
     a, b = written_scores(tmp_path / "a", [0, 10, 2]), written_scores(tmp_path / "b", [2, 10])
     assert a.seeds == [0, 2, 10]
     np.testing.assert_allclose(a.values[key], [[0.0], [0.2], [1.0]], atol=1e-6)

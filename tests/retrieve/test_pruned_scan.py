@@ -72,7 +72,7 @@ def test_the_scan_finds_what_plain_search_finds(
     pool = pool_of(vectors, modalities)
     scores, rows = ranking.best_of_pool(parts, pool, k)
     assert rows.tolist() == obvious(vectors, modalities, parts, k)
-    found_scores, found_rows = scan.best_of_pool(parts, pool, k, CPU, PRECISIONS[precision])
+    found_scores, found_rows = scan.scan_pool(parts, pool, k, CPU, PRECISIONS[precision])
     assert found_rows.tolist() == rows.tolist()
     assert found_scores.tolist() == scores.tolist()
 
@@ -118,7 +118,7 @@ def test_few_candidates_are_scored_exactly(rng, monkeypatch):
     )
     pool = pool_of(unit_rows(rng, 20_000, 128), np.zeros(20_000, np.int8))
     parts = queries_of(unit_rows(rng, 8, 128), np.ones((8, 3)), np.zeros((8, 3)), 8)
-    scan.best_of_pool(parts, pool, 100, CPU, scan.BF16)
+    scan.scan_pool(parts, pool, 100, CPU, scan.BF16)
     assert 8 * 100 <= sum(asked) < 8 * 400
 
 
@@ -138,6 +138,6 @@ def test_the_scan_on_a_gpu_finds_what_plain_search_finds(rng):
     pool = pool_of(unit_rows(rng, 50_000, 64), rng.integers(3, size=50_000).astype(np.int8))
     parts = queries_of(unit_rows(rng, 300, 64), rng.uniform(0.5, 20, (300, 3)), rng.normal(size=(300, 3)), 128)
     scores, rows = ranking.best_of_pool(parts, pool, 100)
-    found_scores, found_rows = scan.best_of_pool(parts, pool, 100, torch.device("cuda"))
+    found_scores, found_rows = scan.scan_pool(parts, pool, 100, torch.device("cuda"))
     assert found_rows.tolist() == rows.tolist()
     assert found_scores.tolist() == scores.tolist()

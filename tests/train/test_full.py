@@ -86,7 +86,7 @@ def test_chunks_see_the_same_dropout_when_they_are_encoded_again(pairs, weights,
     # The loss as a function of the weights, with the random numbers held: a finite difference along the gradient.
     from gcl.train.batches import Loader
     from gcl.train.grad_cache import seeded
-    from gcl.train.recipe_loss import Units, joined, recipe_loss
+    from gcl.train.recipe_loss import UnitVectors, joined, recipe_loss
 
     built = family("vista").build(backbone, tmp_path)
     for module in built.model.modules():
@@ -107,7 +107,7 @@ def test_chunks_see_the_same_dropout_when_they_are_encoded_again(pairs, weights,
                 parts.append(triplet(built.encode(batch.pixels[part], batch.ids[part]), "native"))
             same = duplicates(batch.image_ids, batch.text_ids)
             units = joined(parts)
-            found = recipe_loss(Units(units.vectors.double(), units.mix), plan.loss, 0.02, same, None).item()
+            found = recipe_loss(UnitVectors(units.vectors.double(), units.mix), plan.loss, 0.02, same, None).item()
             for key, weight in built.model.named_parameters():
                 if key in first[1]:
                     weight.sub_(first[1][key], alpha=step)

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from gcl.common.errors import UserError
 from gcl.common.rows import load_yaml
 from gcl.config.datasets import Archive
 from gcl.config.project import load
@@ -87,10 +88,10 @@ def odd(draw, value):
 
 
 def read(action):
-    """What an action returns, or None if it says what is wrong in a ValueError that is worth reading."""
+    """What an action returns, or None if it says what is wrong in a UserError that is worth reading."""
     try:
         return action()
-    except ValueError as error:
+    except UserError as error:
         said = str(error)
     assert len(said) > 10
     return None
@@ -184,7 +185,7 @@ def scored(tmp_path_factory):
     from gcl.data.items import Contents, Item, Listed, Qrel, Task
 
     folder, rng = tmp_path_factory.mktemp("scored"), np.random.default_rng(0)
-    pool = [Item(f"c{k}", None, (f"{k}.jpg", f"{k + 1}.jpg"), None, (0.5, 0.5)) for k in range(5)]
+    pool = [Item(f"c{k}", None, (f"{k}.jpg", f"{k + 1}.jpg"), (0.5, 0.5)) for k in range(5)]
     tables = {"query": [Item(f"q{k}", f"ask {k}", ()) for k in range(3)], "pool": pool}
     task = Task("t", "text", "image", "query", {"all": ["pool"], "own": ["pool"]}, ("own",))
     lists = [Listed("t", "own", f"q{k}", ["c1", "c2"]) for k in range(3)]

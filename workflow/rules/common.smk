@@ -12,7 +12,7 @@ from gcl.common.devices import resolve
 from gcl.common.files import locked
 from gcl.common.rows import to_json
 from gcl.config.backbones import backbone_files
-from gcl.config.paths import earlier, parts, place, split_part, to_embed
+from gcl.config.paths import earlier, part_names, place, split_part, to_embed
 from gcl.config.project import experiment_of, load, runs_of, wanted
 from gcl.config.recipes import ancestry
 from gcl.registries import check
@@ -34,7 +34,7 @@ wildcard_constraints:
     backbone="|".join({*CONFIG.backbones, CONFIG.sentences}),
     recipe="|".join(RECIPES),
     benchmark="|".join(CONFIG.embedded),
-    part="|".join(re.escape(part) for name in (CONFIG.pairs, *CONFIG.embedded) for part in parts(PROJECT, name)),
+    part="|".join(re.escape(part) for name in (CONFIG.pairs, *CONFIG.embedded) for part in part_names(PROJECT, name)),
 
 
 @cache
@@ -213,5 +213,5 @@ def all_embeddings():
         f"{R}/embeddings/{backbone}/{recipe}/{part}"
         for backbone, recipe in runs_of(CONFIG)
         for benchmark in CONFIG.benchmarks
-        for part in parts(PROJECT, benchmark)
+        for part in part_names(PROJECT, benchmark)
     ]

@@ -39,7 +39,7 @@ def to_embed(project: Project, name: str) -> str:
     return f"{project.config.results}/{'shared' if is_shared else 'prepared'}/{name}"
 
 
-def parts(project: Project, name: str) -> list[str]:
+def part_names(project: Project, name: str) -> list[str]:
     """Name the parts in which the training pairs or a benchmark are embedded: <name>, or <name>.<k>of<n>."""
     count = project.config.shards.get(name, 1)
     return [name] if count == 1 else [f"{name}.{k}of{count}" for k in range(count)]
@@ -54,6 +54,6 @@ def split_part(part: str) -> tuple[str, int, int]:
 def place(project: Project, backbone: str, recipe: str, benchmark: str) -> Place:
     """Return where a benchmark and a model's embeddings of it lie."""
     before, results = earlier(project, benchmark), Path(project.config.results)
-    names = [part for name in (*before, benchmark) for part in parts(project, name)]
+    names = [part for name in (*before, benchmark) for part in part_names(project, name)]
     folders = [results / "embeddings" / backbone / recipe / name for name in names]
     return Place(results / "prepared" / benchmark, folders, results / "shared" / benchmark if before else None)

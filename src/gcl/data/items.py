@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gcl.common.errors import UserError
-from gcl.data.records import Units
+from gcl.data.records import ContentRows
 
 
 class Item(NamedTuple):
@@ -101,7 +101,7 @@ def write_benchmark(folder: Path, contents: Contents, about: dict[str, Any], dig
         UserError: an id occurs twice in a table, or a qrel or list names an unknown query or candidate.
     """
     check_ids(contents)
-    units = Units(digests)
+    units = ContentRows(digests)
     rows = [
         (name, i.item_id, [units.image(x) for x in i.images], list(i.weights), units.text(i.text))
         for name, items in contents.tables.items()

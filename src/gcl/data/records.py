@@ -37,7 +37,7 @@ class Pair(NamedTuple):
     texts: tuple[str, ...]
 
 
-class Units:
+class ContentRows:
     """Numbers distinct images and texts in the order in which they are first seen."""
 
     def __init__(self, digests: Mapping[str, str]) -> None:
@@ -76,7 +76,7 @@ def content_id(pair: Pair, digests: Mapping[str, str]) -> str:
 
 def write_pairs(folder: Path, pairs: Iterable[Pair], digests: Mapping[str, str]) -> int:
     """Write a prepared folder of training pairs; return how many."""
-    units = Units(digests)
+    units = ContentRows(digests)
     rows = [(content_id(p, digests), units.image(p.image), [units.text(t) for t in p.texts]) for p in pairs]
     ids, images, texts = zip(*rows, strict=True) if rows else ((), (), ())
     units.write(folder)

@@ -49,7 +49,7 @@ def compare(expected: np.ndarray, found: np.ndarray, what: str) -> dict[str, flo
     return {"relative_error": error, "one_minus_cosine": cosine}
 
 
-def describe(folder: Path, kind: str, name: str, backbone: Backbone, more: dict[str, Any]) -> None:
+def write_export(folder: Path, kind: str, name: str, backbone: Backbone, more: dict[str, Any]) -> None:
     """Write export.json: all that inference needs to know besides the graphs and the tokenizer."""
     about: dict[str, Any] = {
         "backbone": name,
@@ -106,7 +106,7 @@ def export_towers(name: str, backbone: Backbone, data: Path, output: Path) -> No
     with atomic_path(output) as folder:
         folder.mkdir()
         parity = export_graphs(folder, towers(built), built)
-        describe(folder, "towers", name, backbone, {"parity": parity, **settings(built)})
+        write_export(folder, "towers", name, backbone, {"parity": parity, **settings(built)})
 
 
 def export_heads(name: str, backbone: Backbone, checkpoint: Path, towers: Path, folder: Path) -> None:
@@ -129,7 +129,7 @@ def export_heads(name: str, backbone: Backbone, checkpoint: Path, towers: Path, 
         k: of_towers[k] for k in ("preprocess", "context", "clean", "activation", "fused_context") if k in of_towers
     }
     more = {"seed": about["seed"], "towers": of_towers["graphs"], "parity": parity}
-    describe(folder, "heads", name, backbone, kept | more)
+    write_export(folder, "heads", name, backbone, kept | more)
 
 
 def export_all(name: str, backbone: Backbone, checkpoint: Path, data: Path, folder: Path) -> None:
@@ -139,7 +139,7 @@ def export_all(name: str, backbone: Backbone, checkpoint: Path, data: Path, fold
     read_start(built.model, checkpoint, name)
     folder.mkdir()
     more = {"parity": export_graphs(folder, built.graphs(), built), "seed": about["seed"], **settings(built)}
-    describe(folder, "all", name, backbone, more)
+    write_export(folder, "all", name, backbone, more)
 
 
 def export(

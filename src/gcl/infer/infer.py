@@ -29,7 +29,7 @@ from gcl.common.progress import progress
 from gcl.data.records import fused_keys, own_counts, read_parquet
 from gcl.infer.encoder import Encoder, decoded, encode_fused, encode_texts, open_encoder, run_batches, width_of
 from gcl.infer.model_folder import read_export
-from gcl.infer.resumable import Growing, publish
+from gcl.infer.resumable import Growing, move_into_place
 from gcl.infer.session import open_session
 from gcl.infer.store import read_array
 
@@ -212,7 +212,7 @@ def infer(
         for stale in {*work.glob("seed*")} - {work / seed.name for seed in seeds}:
             shutil.rmtree(stale)
         ran = [embed(seed, work / seed.name) for seed in seeds] or [embed(onnx, work)]
-        publish(work, output)
+        move_into_place(work, output)
     return {"device": device} | ran[0]
 
 

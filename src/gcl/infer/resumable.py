@@ -89,7 +89,7 @@ class Growing:
             raise UserError(f"{self.folder}: {unfinished} rows of {dict(self.shapes)} were written")
 
 
-def publish(folder: Path, output: Path) -> None:
+def move_into_place(folder: Path, output: Path) -> None:
     """Move finished arrays, in the folder or in folders below it, to `output`."""
     for path in [*folder.rglob(PROGRESS)]:
         path.unlink()

@@ -42,7 +42,7 @@ class Tile(NamedTuple):
     is_square: bool  # its row vectors are its column vectors, so that its columns say nothing new
 
 
-class Vectors(Protocol):
+class LogitSource(Protocol):
     """Where logits come from and their gradients go."""
 
     gradient: Tensor
@@ -91,13 +91,13 @@ class Free:
         self.memory = vectors.new_empty(grid.size, grid.size)
 
     def tiles(self) -> Iterator[Tile]:
-        """See Vectors."""
+        """See LogitSource."""
         for a, m in self.pairs:
             for j, k in self.grid.upper() if a == m else self.grid.all():
                 yield Tile(j, k, ((a, m),), a == m and j == k)
 
     def logits(self, tile: Tile) -> Blocks:
-        """See Vectors."""
+        """See LogitSource."""
         (a, m) = tile.blocks[0]
         rows, columns = self.vectors[a, tile.rows], self.vectors[m, tile.columns]
         found = self.memory[: len(rows), : len(columns)]
@@ -105,7 +105,7 @@ class Free:
         return {(a, m): found}
 
     def spread(self, tile: Tile, by_logit: Blocks) -> None:
-        """See Vectors."""
+        """See LogitSource."""
         for (a, m), weights in by_logit.items():
             self.gradient[a, tile.rows].addmm_(weights, self.vectors[m, tile.columns])
             if not tile.is_square:
@@ -125,13 +125,13 @@ class Mixed:
         self.memory = vectors.new_empty(10, c, c)
 
     def tiles(self) -> Iterator[Tile]:
-        """See Vectors."""
+        """See LogitSource."""
         blocks = tuple((a, m) for a in range(3) for m in range(3))
         for j, k in self.grid.upper():
             yield Tile(j, k, blocks, j == k)
 
     def logits(self, tile: Tile) -> Blocks:
-        """See Vectors."""
+        """See LogitSource."""
         gram = self.products(tile)
         found: Blocks = {}
         rows, columns = self.mix[:, tile.rows, None], self.mix[:, None, tile.columns]
@@ -155,7 +155,7 @@ class Mixed:
         return self.found.view(2, -1, 2, columns.shape[1])
 
     def spread(self, tile: Tile, by_logit: Blocks) -> None:
-        """See Vectors; with M = [[1, 0], [0, 1], [mix_0, mix_1]], dL/dgram = M_j' dL/ds M_k."""
+        """See LogitSource; with M = [[1, 0], [0, 1], [mix_0, mix_1]], dL/dgram = M_j' dL/ds M_k."""
         mix_j, mix_k = self.mix[:, tile.rows, None], self.mix[:, None, tile.columns]
         gram = self.found.view(2, mix_j.shape[1], 2, mix_k.shape[2])
         if not tile.is_square:
@@ -211,7 +211,7 @@ class Hidden:
                 block[j, k] = value
 
 
-def exponentials(vectors: Vectors, hidden: Hidden, shift: float) -> Iterator[tuple[Tile, Blocks]]:
+def exponentials(vectors: LogitSource, hidden: Hidden, shift: float) -> Iterator[tuple[Tile, Blocks]]:
     """Yield exp(logits - shift), 0 where hidden."""
     for tile in vectors.tiles():
         blocks = vectors.logits(tile)
@@ -234,7 +234,9 @@ def log_sums(source: Iterable[tuple[Tile, Blocks]], n: int, device: torch.device
     return sums.log_().add_(shift)
 
 
-def add_gradient(vectors: Vectors, source: Iterable[tuple[Tile, Blocks]], log_weights: Tensor, shift: float) -> None:
+def add_gradient(
+    vectors: LogitSource, source: Iterable[tuple[Tile, Blocks]], log_weights: Tensor, shift: float
+) -> None:
     """Do step 3 from the exponentials, given C (3, 3, N) float64, -inf where a row asks for nothing."""
     weights = (log_weights + shift).exp().to(vectors.gradient.dtype)
     for tile, blocks in source:
@@ -243,7 +245,7 @@ def add_gradient(vectors: Vectors, source: Iterable[tuple[Tile, Blocks]], log_we
         vectors.spread(tile, blocks)
 
 
-def shifted_log_sums(vectors: Vectors, hidden: Hidden, n: int) -> Tensor:
+def shifted_log_sums(vectors: LogitSource, hidden: Hidden, n: int) -> Tensor:
     """Do step 1 with a shift for each row."""
     sums = torch.full((3, 3, n), -torch.inf, dtype=torch.float64, device=vectors.gradient.device)
     for tile in vectors.tiles():
@@ -256,7 +258,7 @@ def shifted_log_sums(vectors: Vectors, hidden: Hidden, n: int) -> Tensor:
     return sums
 
 
-def add_shifted_gradient(vectors: Vectors, hidden: Hidden, log_weights: Tensor) -> None:
+def add_shifted_gradient(vectors: LogitSource, hidden: Hidden, log_weights: Tensor) -> None:
     """Do step 3 with a shift for each row and column."""
     weights = log_weights.to(vectors.gradient.dtype)
     for tile in vectors.tiles():

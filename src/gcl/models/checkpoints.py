@@ -41,7 +41,7 @@ def write_checkpoint(folder: Path, file: str, state: Any, about: dict[str, Any],
         writer.writerows(curve)
 
 
-def describe(name: str, recipe: Recipe, seed: int) -> dict[str, Any]:
+def checkpoint_about(name: str, recipe: Recipe, seed: int) -> dict[str, Any]:
     """Return what checkpoint.json says of every checkpoint."""
     return {
         "backbone": name,

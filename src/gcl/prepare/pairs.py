@@ -30,7 +30,7 @@ CAPTION_COLUMNS = ("title", "caption", "text", "txt", "captions", "sentence")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
-def describe(row: dict[str, Any]) -> str:
+def description_of(row: dict[str, Any]) -> str:
     """Join keywords and description, what is said of a picture besides its title."""
     return ". ".join(part for part in (", ".join(row["keywords"]), row["description"]) if part)
 
@@ -41,7 +41,7 @@ def pictures(folder: Path) -> Iterator[Pair]:
     columns = ["picture_id", "split", "title", "keywords", "description"]
     for row in read_parquet(path, columns).to_pylist():
         if row["split"] == "train":
-            views = (". ".join(t for t in (row["title"], describe(row)) if t), row["title"], describe(row))
+            views = (". ".join(t for t in (row["title"], description_of(row)) if t), row["title"], description_of(row))
             yield Pair(row["picture_id"], f"{path}::{row['picture_id']}", tuple(dict.fromkeys(v for v in views if v)))
 
 

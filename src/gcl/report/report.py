@@ -29,7 +29,7 @@ from gcl.report.sections import Section, protocols, summary, tables_of, write_ta
 from gcl.report.tables import full_rows
 from gcl.report.verify import read_config, verify
 from gcl.score.score import COLUMNS
-from gcl.score.statistics import Result, Summary, averages, parts, read_result, summarise
+from gcl.score.statistics import Result, Summary, averages, read_result, summarise, weighted_results
 
 GALLERY_QUERIES = 3  # per task
 DRAWN_ITEMS = 100_000
@@ -77,7 +77,7 @@ def collect_shown(
         if result.backbone == backbone and (loss := loss_name(result.recipe)):
             temperature = project.recipes[result.recipe].loss.temperature
             points.setdefault(loss, {})[float(temperature)] = summarise(
-                parts(result, averages(bench.tasks, "global")["mean"], "global", "none"), config.resamples
+                weighted_results(result, averages(bench.tasks, "global")["mean"], "global", "none"), config.resamples
             )
     curves = {recipe: read_curves(results / "checkpoints" / backbone / recipe) for recipe in recipes}
     views = collect_views(project, results, benchmark, bench)

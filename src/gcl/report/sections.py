@@ -14,7 +14,7 @@ from gcl.config.published import Published, chosen
 from gcl.data.items import Task
 from gcl.data.prepared import PreparedBenchmark
 from gcl.report.tables import csv_rows, full_table, measure_table
-from gcl.score.statistics import Result, averages, difference, of_seeds, parts, pools_of, summarise
+from gcl.score.statistics import Result, averages, difference, of_seeds, pools_of, summarise, weighted_results
 
 HIDDEN_OPTIONS = ("tasks", "mixed", "annotations")  # say what is read, not how
 ABOUT_POOLS = """The global pool holds
@@ -44,7 +44,7 @@ def summary(
         modes = experiment_of(config, result.recipe).calibrations
         row = [f"{result.backbone} {result.recipe}"]
         for pool, mode in columns:
-            found = parts(result, averages(tasks, pool)["mean"], pool, mode) if mode in modes else None
+            found = weighted_results(result, averages(tasks, pool)["mean"], pool, mode) if mode in modes else None
             row.append("–" if found is None else summarise(found, config.resamples).long())
         gap = gaps[f"{result.backbone}/{result.recipe}"]
         cells.append([*row, f"{gap:.2f}" if math.isfinite(gap) else "–"])
@@ -80,7 +80,7 @@ def steps(results: list[Result], tasks: list[Task], pool: str, config: Config) -
                 if before is not None and {before, after} <= by_recipe.keys():
                     pair = by_recipe[after], by_recipe[before]
                     common = sorted(set(pair[0].seeds) & set(pair[1].seeds))
-                    a, b = (parts(of_seeds(result, common), weights, pool, "none") for result in pair)
+                    a, b = (weighted_results(of_seeds(result, common), weights, pool, "none") for result in pair)
                     moved = difference(a, b, config.resamples)
                     rows.append([f"{backbone} {before} → {after}", moved.long()])
     return rows

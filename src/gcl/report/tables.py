@@ -7,7 +7,7 @@ from typing import Any
 from gcl.config.project import Config, experiment_of
 from gcl.config.published import Published
 from gcl.data.items import Task
-from gcl.score.statistics import Result, averages, parts, pools_of, summarise, task_label
+from gcl.score.statistics import Result, averages, pools_of, summarise, task_label, weighted_results
 
 
 def full_rows(
@@ -30,7 +30,7 @@ def full_rows(
                     "pool": pool,
                 }
                 found = {
-                    name: summarise(parts(result, weights, pool, calibration), config.resamples)
+                    name: summarise(weighted_results(result, weights, pool, calibration), config.resamples)
                     for name, weights in shown.items()
                 }
                 rows.append(where | about[result.backbone] | {"seeds": len(result.seeds), "summaries": found})

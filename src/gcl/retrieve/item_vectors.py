@@ -17,7 +17,7 @@ PIECE = 2048  # items at a time: what is made on the way is then in memory that 
 Several = dict[int, tuple[tuple[int, ...], tuple[float, ...]]]
 
 
-class Source(NamedTuple):
+class ModelOutputs(NamedTuple):
     """A model's outputs for a prepared benchmark, and how they are fused."""
 
     outputs: Outputs
@@ -90,7 +90,7 @@ def pooled(outputs: Floats, weights: tuple[float, ...]) -> Floats:
     return mean.astype(np.float32)
 
 
-def unit_vectors(items: Distinct, rows: slice | Ints, source: Source, mode: str, stats: Any) -> Floats:
+def unit_vectors(items: Distinct, rows: slice | Ints, source: ModelOutputs, mode: str, stats: Any) -> Floats:
     """Return (rows, D) unit vectors of some of the distinct items, calibrated by `mode`."""
     rows = np.arange(*rows.indices(len(items.images))) if isinstance(rows, slice) else rows
     found = np.empty((len(rows), source.outputs.text.shape[1]), np.float32)
@@ -99,7 +99,7 @@ def unit_vectors(items: Distinct, rows: slice | Ints, source: Source, mode: str,
     return found
 
 
-def fill(found: Floats, items: Distinct, rows: Ints, source: Source, mode: str, stats: Any) -> None:
+def fill(found: Floats, items: Distinct, rows: Ints, source: ModelOutputs, mode: str, stats: Any) -> None:
     """Write the unit vectors of some distinct items to (rows, D)."""
     outputs, modalities = source.outputs, items.modalities[rows]
     for number, modality in enumerate(MODALITIES):
@@ -146,7 +146,7 @@ class Vectors(NamedTuple):
     modalities: NDArray[np.int8]  # (U,) into MODALITIES
 
 
-def all_vectors(table: Table, source: Source) -> Vectors:
+def all_vectors(table: Table, source: ModelOutputs) -> Vectors:
     """Return the uncalibrated unit vectors of a small table."""
     items = distinct_items([table])
     return Vectors(unit_vectors(items, slice(None), source, "none", None), items.rows, items.modalities)

@@ -69,7 +69,7 @@ def precision_of(device: torch.device) -> Precision:
     return BF16 if found.get("amx_bf16") or found.get("avx512_bf16") else FP32
 
 
-class Part:
+class QueryScan:
     """The search of some queries."""
 
     def __init__(self, query: Query, k: int, precision: Precision, memory: Tensor) -> None:
@@ -212,7 +212,7 @@ def exact_scores(query: Query, queries: Ints, rows: Ints, pool: Pool) -> Floats:
     return (cosines * query.factors[queries, modalities] + query.offsets[queries, modalities]).astype(np.float32)
 
 
-def best_of_pool(
+def scan_pool(
     queries: list[Query], pool: Pool, k: int, device: torch.device, precision: Precision | None = None
 ) -> tuple[Floats, Ints]:
     """Return the k best of a pool for each query, as ranking.best_of_pool does.
@@ -230,7 +230,7 @@ def best_of_pool(
     few = sum(len(query.vectors) for query in queries) < FEW and device.type == "cpu"
     precision = precision or (FP32 if few else precision_of(device))
     memory = torch.empty(BLOCK * max(len(q.vectors) for q in queries), dtype=precision.dtype, device=device)
-    parts = [Part(query, min(k, pool.size), precision, memory) for query in queries]
+    parts = [QueryScan(query, min(k, pool.size), precision, memory) for query in queries]
     for start, vectors, block in blocks(pool, device, precision):
         modalities = pool.modalities[start : start + len(block)]
         for modality in np.unique(modalities).tolist():

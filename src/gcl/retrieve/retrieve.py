@@ -25,7 +25,7 @@ from gcl.data.records import fused_keys, to_codes
 from gcl.infer.model_folder import read_export
 from gcl.infer.store import Outputs, read_outputs
 from gcl.retrieve.calibration import MODES, read_calibration
-from gcl.retrieve.item_vectors import Source
+from gcl.retrieve.item_vectors import ModelOutputs
 from gcl.retrieve.run_file import STORED, run_table, write_trec
 from gcl.retrieve.task_ranker import Ranker
 
@@ -48,12 +48,12 @@ def check_rows(bench: PreparedBenchmark, outputs: Outputs, combinations: int, fo
             )
 
 
-def read_source(prepared: Path, embeddings: Sequence[Path], shared: Path | None, fusion: str) -> Source:
+def read_source(prepared: Path, embeddings: Sequence[Path], shared: Path | None, fusion: str) -> ModelOutputs:
     """Read what a model made of a prepared benchmark."""
     lookup(dict.fromkeys(FUSIONS), str(fusion), "fusion", "src/gcl/common/arrays.py")
     outputs = read_outputs(embeddings, shared)
     keys = to_codes(*fused_keys(prepared).T) if outputs.fused is not None else np.empty(0, np.int64)
-    return Source(outputs, keys, fusion)
+    return ModelOutputs(outputs, keys, fusion)
 
 
 def rank_seed(

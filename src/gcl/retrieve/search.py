@@ -81,4 +81,4 @@ def best_rows(queries: list[Query], pool: Pool, k: int, device: str) -> tuple[Fl
     from gcl.common.torch_device import choose_device
     from gcl.retrieve import pruned_scan
 
-    return pruned_scan.best_of_pool(queries, pool, k, choose_device(device))
+    return pruned_scan.scan_pool(queries, pool, k, choose_device(device))

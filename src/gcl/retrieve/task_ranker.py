@@ -11,7 +11,7 @@ from gcl.data.items import Task
 from gcl.data.prepared import PreparedBenchmark
 from gcl.retrieve import calibration
 from gcl.retrieve.exact import Pool, Query, expanded, members_of, rank_list
-from gcl.retrieve.item_vectors import Distinct, Source, distinct_items, unit_vectors
+from gcl.retrieve.item_vectors import Distinct, ModelOutputs, distinct_items, unit_vectors
 from gcl.retrieve.search import best_rows
 
 QUERIES = 1024  # that are scored at a time
@@ -28,7 +28,7 @@ class Ranked(NamedTuple):
 class Ranker:
     """Ranks pools; finds the distinct items of tables once, and reads a pool once for all tasks that search it."""
 
-    def __init__(self, bench: PreparedBenchmark, source: Source, stats: Any, device: str) -> None:
+    def __init__(self, bench: PreparedBenchmark, source: ModelOutputs, stats: Any, device: str) -> None:
         self.bench, self.source, self.stats, self.device = bench, source, stats, device
         self.known: dict[tuple[str, ...], Distinct] = {}
         self.kept: dict[tuple[str, ...], Floats] = {}

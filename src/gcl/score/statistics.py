@@ -17,7 +17,7 @@ from gcl.score.bootstrap import TAILS, resample_counts
 ARROWS = {"image": "i", "text": "t", "image_text": "it"}
 
 
-class Key(NamedTuple):
+class ResultKey(NamedTuple):
     """What a column of per-query results belongs to."""
 
     task: str
@@ -25,7 +25,7 @@ class Key(NamedTuple):
     calibration: str
 
 
-Part = tuple[float, np.ndarray]  # the weight of a task in a mean, and its (seeds, Q) results
+Weighted = tuple[float, np.ndarray]  # the weight of a task in a mean, and its (seeds, Q) results
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Result:
     backbone: str
     recipe: str
     seeds: list[int]
-    values: dict[Key, np.ndarray]
+    values: dict[ResultKey, np.ndarray]
 
 
 class Summary(NamedTuple):
@@ -64,11 +64,11 @@ def read_result(folder: Path, backbone: str, recipe: str, measure_of: Mapping[st
     }
     numbers = {measure: table[measure].to_numpy() for measure in measures}
     seeds = sorted(columns["seed"].dictionary.to_pylist())
-    blocks: dict[Key, dict[int, np.ndarray]] = {}
+    blocks: dict[ResultKey, dict[int, np.ndarray]] = {}
     codes = np.stack([column.indices.to_numpy() for column in columns.values()])
     changes = 1 + np.flatnonzero((codes[:, 1:] != codes[:, :-1]).any(0))
     for start, stop in pairwise([0, *changes.tolist(), table.num_rows]):
-        key = Key(*(columns[n][start].as_py() for n in ("task", "pool", "calibration")))
+        key = ResultKey(*(columns[n][start].as_py() for n in ("task", "pool", "calibration")))
         seed = columns["seed"][start].as_py()
         blocks.setdefault(key, {})[seed] = numbers[measure_of[key.task]][start:stop]
     return Result(backbone, recipe, seeds, {key: np.stack([rows[s] for s in seeds]) for key, rows in blocks.items()})
@@ -97,12 +97,12 @@ def averages(tasks: list[Task], pool: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def parts(result: Result, weights: Mapping[str, float], pool: str, calibration: str) -> list[Part]:
+def weighted_results(result: Result, weights: Mapping[str, float], pool: str, calibration: str) -> list[Weighted]:
     """Return the weighted results that make up a mean of tasks."""
-    return [(weight, result.values[Key(task, pool, calibration)]) for task, weight in weights.items()]
+    return [(weight, result.values[ResultKey(task, pool, calibration)]) for task, weight in weights.items()]
 
 
-def summarise(found: list[Part], resamples: int) -> Summary:
+def summarise(found: list[Weighted], resamples: int) -> Summary:
     """Summarise a weighted mean of tasks' (seeds, Q) results in 0..1.
 
     Tasks with equally many queries are resampled alike: where query n of every task is about the same subject, as in
@@ -118,7 +118,7 @@ def summarise(found: list[Part], resamples: int) -> Summary:
     return Summary(float(by_seed.mean()), deviation, float(low), float(high))
 
 
-def difference(a: list[Part], b: list[Part], resamples: int) -> Summary:
+def difference(a: list[Weighted], b: list[Weighted], resamples: int) -> Summary:
     """Summarise the paired difference of two means of the same tasks: the same seeds and resampled queries for both.
 
     Raises:

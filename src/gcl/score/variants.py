@@ -31,7 +31,7 @@ from gcl.infer.model_folder import read_export
 from gcl.infer.store import read_outputs
 from gcl.retrieve.retrieve import retrieve
 from gcl.score.score import score
-from gcl.score.statistics import averages, parts, pools_of, read_result, summarise
+from gcl.score.statistics import averages, pools_of, read_result, summarise, weighted_results
 
 COLUMNS = ("variant", "megabytes", "largest_1_minus_cosine", "pool", "measure", "value", "difference_to_fp32")
 
@@ -141,7 +141,7 @@ def measured(model: Path, prepared: Path, embeddings: Path, measure: str, folder
     score(folder / "run.parquet", prepared, "x", "x", "x", [measure], 10, folder / "scores")
     result = read_result(folder / "scores", "x", "x", {task.name: measure for task in bench.tasks})
     return {
-        pool: summarise(parts(result, averages(bench.tasks, pool)["mean"], pool, "none"), 10).mean
+        pool: summarise(weighted_results(result, averages(bench.tasks, pool)["mean"], pool, "none"), 10).mean
         for pool in pools_of(bench.tasks)
     }
 

@@ -24,7 +24,7 @@ from gcl.models import Built, family
 from gcl.models.checkpoints import read_start
 from gcl.train.batches import Loader
 from gcl.train.distributed import Rank, join, part_of
-from gcl.train.grad_cache import Task, accumulate
+from gcl.train.grad_cache import StepSetting, accumulate
 from gcl.train.optimizer import Curve, Steps
 from gcl.train.recipe_loss import triplet
 
@@ -69,7 +69,13 @@ def train_all(
 
 
 def run_steps(
-    task: Task, loader: Loader, steps: Steps, state: "State", model: nn.Module, seed: int, tensorboard: Path | None
+    task: StepSetting,
+    loader: Loader,
+    steps: Steps,
+    state: "State",
+    model: nn.Module,
+    seed: int,
+    tensorboard: Path | None,
 ) -> None:
     """Take the steps that are left, saving the state now and then."""
     recipe, done = steps.recipe, len(steps.curve)
@@ -95,7 +101,7 @@ def run_steps(
 
 def make_task(
     built: Built, backbone: Backbone, recipe: Recipe, rank: Rank, paths: "Paths", weights: list[nn.Parameter]
-) -> Task:
+) -> StepSetting:
     """Collect what every step needs."""
     full = recipe.full
     if full.grad_checkpointing:
@@ -120,7 +126,7 @@ def make_task(
     sentences = None
     if paths.sentences is not None and recipe.loss.separation:
         sentences = normalize(torch.from_numpy(np.load(paths.sentences / "text.npy")), dim=1)
-    return Task(encode, recipe.loss, weights, scale, full.chunk, rank, autocast, sentences)
+    return StepSetting(encode, recipe.loss, weights, scale, full.chunk, rank, autocast, sentences)
 
 
 def needs_fused(loss: Loss) -> bool:

@@ -22,12 +22,12 @@ from gcl.config.recipes import Loss
 from gcl.losses.gcl import duplicates
 from gcl.train.batches import Batch
 from gcl.train.distributed import Rank, gathered, summed
-from gcl.train.recipe_loss import Units, joined, recipe_loss
+from gcl.train.recipe_loss import UnitVectors, joined, recipe_loss
 
-Encode = Callable[[Tensor, Tensor], Units]  # pixels, ids -> unit vectors of b samples
+Encode = Callable[[Tensor, Tensor], UnitVectors]  # pixels, ids -> unit vectors of b samples
 
 
-class Task(NamedTuple):
+class StepSetting(NamedTuple):
     """What stays the same from step to step."""
 
     encode: Encode
@@ -45,14 +45,14 @@ def seeded(seed: int, step: int, place: int) -> None:
     torch.manual_seed((seed * 1_000_003 + step) * 1_000_003 + place)
 
 
-def accumulate(task: Task, batch: Batch, seed: int, step: int) -> tuple[float, int]:
+def accumulate(task: StepSetting, batch: Batch, seed: int, step: int) -> tuple[float, int]:
     """Add the batch's gradient to the weights; return the loss and the number of duplicate pairs."""
     rank, size = task.rank, len(batch.pixels)
     first = rank.number * size
     width = min(task.chunk or size, size)
     chunks = [slice(i, min(i + width, size)) for i in range(0, size, width)]
 
-    def encoded(chunk: slice) -> Units:
+    def encoded(chunk: slice) -> UnitVectors:
         seeded(seed, step, first + chunk.start)
         with task.autocast():
             return task.encode(batch.pixels[chunk].to(rank.device), batch.ids[chunk].to(rank.device))
@@ -72,10 +72,10 @@ def accumulate(task: Task, batch: Batch, seed: int, step: int) -> tuple[float, i
     return value, repeated
 
 
-def loss_of(task: Task, batch: Batch, units: Units, rows: slice) -> tuple[float, Units, int]:
+def loss_of(task: StepSetting, batch: Batch, units: UnitVectors, rows: slice) -> tuple[float, UnitVectors, int]:
     """Return the loss of the whole batch, its gradient at this rank's vectors, and the number of duplicates."""
     rank = task.rank
-    whole = Units(*(gathered(part.detach(), rank).requires_grad_() for part in units))
+    whole = UnitVectors(*(gathered(part.detach(), rank).requires_grad_() for part in units))
     same = duplicates(batch.image_ids.to(rank.device), batch.text_ids.to(rank.device))
     said = None if task.sentences is None else task.sentences[batch.text_ids].to(rank.device)
     temperature = task.loss.temperature
@@ -87,4 +87,4 @@ def loss_of(task: Task, batch: Batch, units: Units, rows: slice) -> tuple[float,
     value = loss.detach()[None].double()
     summed([at_vectors], rank)
     summed([at_mix, value], rank)
-    return value.item(), Units(at_vectors, at_mix).part(rows), same.shape[1]
+    return value.item(), UnitVectors(at_vectors, at_mix).part(rows), same.shape[1]

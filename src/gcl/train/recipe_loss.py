@@ -12,28 +12,28 @@ from gcl.config.recipes import Loss
 from gcl.losses.gcl import gcl_loss, separation_loss
 
 
-class Units(NamedTuple):
+class UnitVectors(NamedTuple):
     """Unit vectors of a batch in all modalities."""
 
     vectors: Tensor  # (V, N, D) float32 or float64 of images, texts and, where fusion is native, both together
     mix: Tensor  # (2, N) float64: both together are mix[0] * image + mix[1] * text; zeros where fusion is native
 
-    def part(self, chunk: slice) -> "Units":
+    def part(self, chunk: slice) -> "UnitVectors":
         """Return those of some samples."""
-        return Units(self.vectors[:, chunk], self.mix[:, chunk])
+        return UnitVectors(self.vectors[:, chunk], self.mix[:, chunk])
 
-    def backward(self, gradient: "Units") -> None:
+    def backward(self, gradient: "UnitVectors") -> None:
         """Go on with a gradient at the vectors and the mix."""
         pairs = [(x, g) for x, g in zip(self, gradient, strict=True) if x.requires_grad]
         torch.autograd.backward([x for x, _ in pairs], [g for _, g in pairs])
 
 
-def joined(parts: Sequence[Units]) -> Units:
+def joined(parts: Sequence[UnitVectors]) -> UnitVectors:
     """Return the units of samples that were encoded in parts."""
-    return Units(torch.cat([part.vectors for part in parts], 1), torch.cat([part.mix for part in parts], 1))
+    return UnitVectors(torch.cat([part.vectors for part in parts], 1), torch.cat([part.mix for part in parts], 1))
 
 
-def triplet(outputs: Mapping[str, Tensor], fusion: str) -> Units:
+def triplet(outputs: Mapping[str, Tensor], fusion: str) -> UnitVectors:
     """Return unit vectors from raw outputs (N, D) by modality."""
     outputs = {m: x.to(torch.promote_types(x.dtype, torch.float32)) for m, x in outputs.items()}
     image, text = outputs["image"], outputs["text"]
@@ -41,15 +41,15 @@ def triplet(outputs: Mapping[str, Tensor], fusion: str) -> Units:
     if fusion == "native":  # a loss without it doesn't ask for it
         if "image_text" in outputs:
             found.append(normalize(outputs["image_text"], dim=1))
-        return Units(torch.stack(found), torch.zeros(2, len(image), dtype=torch.float64, device=image.device))
+        return UnitVectors(torch.stack(found), torch.zeros(2, len(image), dtype=torch.float64, device=image.device))
     added = (image, text) if fusion == "sum_raw" else found
     lengths = torch.stack([part.double().norm(dim=1) for part in added])
     whole = (added[0].double() + added[1].double()).norm(dim=1)
-    return Units(torch.stack(found), lengths / whole)
+    return UnitVectors(torch.stack(found), lengths / whole)
 
 
 def recipe_loss(
-    units: Units,
+    units: UnitVectors,
     loss: Loss,
     temperature: float | Tensor,
     masked: Tensor | None,

@@ -23,7 +23,7 @@ from gcl.common.rows import from_json
 from gcl.config.backbones import Backbone
 from gcl.config.datasets import Dataset
 from gcl.config.recipes import Recipe
-from gcl.models.checkpoints import describe, read_checkpoint, write_checkpoint, write_model
+from gcl.models.checkpoints import checkpoint_about, read_checkpoint, write_checkpoint, write_model
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def train_heads_seed(
     label = f"train {folder.parent.name} seed {seed}"
     width = backbone.model_cfg["embed_dim"]
     state, curve = train_heads(data, recipe, keys, backbone.fusion, width, seed, start, label)
-    write_checkpoint(folder, "heads.safetensors", state, about | describe(name, recipe, seed), curve)
+    write_checkpoint(folder, "heads.safetensors", state, about | checkpoint_about(name, recipe, seed), curve)
     np.savez(folder / "parity.npz", **parity_sample(data, keys, state))  # type: ignore[arg-type]
 
 
@@ -85,7 +85,7 @@ def train_whole_seed(
     torch.set_num_threads(paths.threads)
     built, curve = train_all(name, backbone, recipe, seed, paths, f"train {folder.parent.name} seed {seed}")
     if rank_index() == 0:
-        write_model(folder, built, about | describe(name, recipe, seed), curve)
+        write_model(folder, built, about | checkpoint_about(name, recipe, seed), curve)
 
 
 def train(

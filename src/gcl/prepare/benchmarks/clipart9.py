@@ -16,7 +16,7 @@ from gcl.config.benchmarks import Benchmark
 from gcl.data.items import Contents, Item, Qrel, Task
 from gcl.data.records import read_parquet
 from gcl.prepare.benchmarks import Reader
-from gcl.prepare.pairs import describe
+from gcl.prepare.pairs import description_of
 
 MODALITIES = ("image", "text", "image_text")
 SHORT = {"image": "i", "text": "t", "image_text": "it"}
@@ -48,7 +48,7 @@ def read_clipart9(folder: Path, images: Path, row: Benchmark) -> Contents:
         add(tables, "query", query_number, f"{path}::{query['picture_id']}", query["title"])
         for other in others:
             number += 1
-            add(tables, "pool", number, f"{path}::{other['picture_id']}", describe(other))
+            add(tables, "pool", number, f"{path}::{other['picture_id']}", description_of(other))
             qrels += [
                 Qrel(t.name, item_id(t.query_modality, query_number), item_id(t.candidate_modality, number))
                 for t in tasks

@@ -26,7 +26,7 @@ from gcl.prepare.benchmarks import Reader
 log = logging.getLogger(__name__)
 
 PLACEHOLDER = re.compile(r"<\|image(_\d+|_pad)?\|>")
-Key = tuple[str, str]  # text and image path of a candidate
+CandidateKey = tuple[str, str]  # text and image path of a candidate
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -44,7 +44,7 @@ class Row(NamedTuple):
     place: str
     text: str
     image: str
-    candidates: list[Key]
+    candidates: list[CandidateKey]
 
 
 def without_placeholder(text: str) -> str:
