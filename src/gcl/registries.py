@@ -6,6 +6,7 @@ are is known where each is defined, and only there. This module looks there.
 
 from typing import Any
 
+from gcl.common.errors import UserError
 from gcl.common.names import lookup, providers
 from gcl.common.rows import parse
 from gcl.config.project import Project
@@ -25,6 +26,12 @@ def check(project: Project) -> None:
         lookup(families, project.backbones[name].family, f"family of {name}", "src/gcl/models/, a module each")
     for name in config.embedded:
         check_options(project, name)
+    for name in config.submissions:
+        if config.depth < (least := reader_of(project.benchmarks[name].reader).upload_depth):
+            raise UserError(
+                f"config.yaml: depth: {config.depth} candidates are kept for a query, but the server of {name} takes "
+                f"{least}; expected {least} or more"
+            )
     for experiment in config.experiments:
         for name in experiment.calibrations:
             lookup(

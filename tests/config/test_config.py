@@ -87,6 +87,30 @@ def test_what_the_report_could_not_show_is_refused(root):
         changed(root, experiments=experiment("pretrained") + later)
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"depth": 40000}, "depth: .*less than 32768"),
+        ({"depth": 50}, r"depth: 50 candidates are kept .* clipart9 is measured by Success@50; expected more than 50"),
+        ({"experiments": experiment("pretrained", seeds=[32768])}, "seeds.0: .*less than 32768"),
+        ({"experiments": experiment("pretrained", seeds=[-1])}, "seeds.0: .*greater than or equal to 0"),
+        ({"experiments": experiment("pretrained", seeds=[3, 3])}, r"experiment x: seeds \[3, 3\]: the same one twice"),
+    ],
+)
+def test_limits_are_checked_before_anything_runs(root, keys, message):
+    with pytest.raises(UserError, match=message):
+        changed(root, **keys)
+
+
+def test_a_servers_list_must_fit_the_depth(root):
+    overlay = {"submissions": ["circo_test_fixture"], "benchmarks": ["cirr_fixture"]}
+    project = changed(root, depth=51, **overlay)
+    check(project)
+    shallow = replace(project, config=replace(project.config, depth=40))
+    with pytest.raises(UserError, match="depth: 40 candidates are kept .* the server of circo_test_fixture takes 50"):
+        check(shallow)
+
+
 def test_names_that_stand_for_code_are_looked_up_before_anything_runs(root):
     check(changed(root, benchmarks=["mbeir"], max_queries=3))
     with pytest.raises(UserError, match=r"calibration of experiment x 'centre' \(did you mean 'center'\?\)"):

@@ -1,6 +1,8 @@
 import json
 
+import ir_measures
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from gcl.infer.store import read_array, rows_of
 from gcl.retrieve.exact import NO_ROW, from_keys, kept, members_of, merged, to_keys, top_k
 from gcl.retrieve.item_vectors import numbered
 from gcl.retrieve.retrieve import retrieve
+from gcl.retrieve.run_file import write_trec
 from support.arrays import SAME, unit_rows
 
 
@@ -156,6 +159,17 @@ def test_trec_files_have_six_fields_and_falling_scores(ready, tmp_path):
     assert len(lines) == 6
     assert all(len(line) == 6 and line[1] == "Q0" for line in lines)
     assert [line[3] for line in lines] == ["1", "2"] * 3
+
+
+def test_white_space_in_ids_and_tags_leaves_six_fields(tmp_path):
+    """FashionIQ has names with spaces; a run file may have one too. The library that reads such files agrees."""
+    columns = {"seed": [0, 0], "task": ["t"] * 2, "pool": ["p"] * 2, "calibration": ["none"] * 2}
+    columns |= {"query_id": ["a b"] * 2, "candidate_id": ["B00 D0", "100%\t"], "rank": [1, 2], "score": [0.5, 0.25]}
+    write_trec(pa.table(columns), tmp_path, "my run")
+    (path,) = tmp_path.iterdir()
+    rows = list(ir_measures.read_trec_run(str(path)))
+    assert [(row.query_id, row.doc_id) for row in rows] == [("a%20b", "B00%20D0"), ("a%20b", "100%25%09")]
+    assert all(line.endswith(" my%20run") for line in path.read_text().splitlines())
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_the_three_lines_of_the_readme_run(clone, tmp_path):
 
 
 def test_a_published_model_gives_the_vectors_of_the_exported_one(clone, tmp_path):
-    gcl(clone, "gcl.export.publish", "--name", "vista_lite", "--recipe", "gcl_smoke", "--config", "config/smoke.yaml",
+    gcl(clone, "gcl.export.publish", "--name", "vista_lite", "--recipe", "gcl_smoke", "--results", "results_smoke",
         "--output", tmp_path / "m")  # fmt: skip
     card = (tmp_path / "m/README.md").read_text()
     assert "| clipart9 | global | none | Success@10 |" in card

@@ -61,6 +61,8 @@ def run(options: argparse.ArgumentParser, stage: Callable[..., dict[str, Any] | 
         found = stage(**arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except PermissionError as error:
+        sys.exit(f"error: {error}; is it yours to read, and where results go, to write? (--output, --rejects)")
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

@@ -60,7 +60,7 @@ def mapping(value: Any, where: str) -> dict[str, Any]:
 def load_yaml(path: Path) -> Any:
     """Read a YAML file with the safe loader; a missing or broken file is a ValueError that names it."""
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"can't read {path}: {error}") from error
 

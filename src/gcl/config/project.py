@@ -32,7 +32,7 @@ class Experiment:
     name: str
     recipes: list[str]
     backbones: list[str] = field(default_factory=list)  # none: all of the config's
-    seeds: Annotated[list[int], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**15)]], Field(min_length=1)]  # runs keep them in 16 bits
     calibrations: Annotated[list[str], Field(min_length=1)]
     baseline: str | None = None  # each recipe's difference to this one is reported; "previous": to the one before it
 
@@ -49,7 +49,7 @@ class Config:
     device: Literal["auto", "cuda", "cpu"] = "auto"
     processes: Count = 1  # of full training, one per GPU, started by torchrun
     sentences: str = "clip_lite"  # the backbone whose frozen text tower measures captions, for loss.separation
-    depth: Annotated[int, Field(ge=10)] = 100  # candidates kept per query
+    depth: Annotated[int, Field(ge=10, lt=2**15)] = 100  # candidates kept per query
     resamples: Count = 1000  # of the bootstrap
     max_pairs: Count | None = None  # train on the first so many pairs
     max_queries: Count | None = None  # score the first so many queries of each task
@@ -146,6 +146,8 @@ def check_experiments(config: Config) -> None:
     """
     for experiment in config.experiments:
         where = f"config: experiment {experiment.name}"
+        if len(set(experiment.seeds)) < len(experiment.seeds):
+            raise UserError(f"{where}: seeds {experiment.seeds}: the same one twice")
         if "none" not in experiment.calibrations:
             raise UserError(
                 f"{where}: calibrations {experiment.calibrations}: add none, with which others are compared"
@@ -170,9 +172,20 @@ def check_benchmark(project: Project, name: str) -> None:
     row = lookup(project.benchmarks, name, "benchmark", "config/benchmarks.yaml")
     for dataset in (row.dataset, *([row.images.dataset] if row.images else [])):
         lookup(project.datasets, dataset, "data set", "config/datasets.yaml")
+    deepest = max(row.measures, key=cutoff)
+    if project.config.depth <= cutoff(deepest):
+        raise UserError(
+            f"config.yaml: depth: {project.config.depth} candidates are kept for a query, but {name} is measured by "
+            f"{deepest}; expected more than {cutoff(deepest)}, so that ties at the cut-off can be counted"
+        )
     headlines = [row.headline, *(facts.headline for facts in row.tasks.values())]
     for headline in filter(None, headlines):
         lookup(dict.fromkeys(row.measures), headline, f"headline of {name}: measure", "its own list of measures")
+
+
+def cutoff(measure: str) -> int:
+    """Return k of Name@k."""
+    return int(measure.rpartition("@")[2])
 
 
 def wanted(project: Project, dataset: str) -> Dataset:

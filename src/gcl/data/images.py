@@ -5,6 +5,7 @@ file that holds many: a member's name in x.zip and x.tar, a row in x.parquet and
 """
 
 import io
+import re
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from gcl.config.backbones import Preprocess
 from gcl.data.containers import read_member
 
 MAX_PIXELS = 100_000_000  # checked before decoding
+# Raster formats alone: Pillow would start Ghostscript on what calls itself PostScript, whatever the file's name.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
 MARGIN = 2  # times the size that is needed, at which a JPEG is decoded
 
 
@@ -45,15 +48,20 @@ def decode(data: bytes, name: str, least: int = 0) -> Image.Image:
         UserError: not an image, truncated, or more than MAX_PIXELS; names the image.
     """
     try:
-        image: Image.Image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise UserError(f"image {name} has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
         if least:
             image.draft(None, (least, least))  # type: ignore[arg-type]  # of JPEG; nothing for others
         image.load()
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"can't decode image {name} ({len(data)} bytes): {error}") from error
+        raise UserError(f"can't decode image {name} ({len(data)} bytes): {reason_of(error)}") from error
     return to_rgb(image, name)
+
+
+def reason_of(error: Exception) -> str:
+    """Say what a decoder says, without the address of the buffer that it was given, which differs each time."""
+    return re.sub(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error))
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:

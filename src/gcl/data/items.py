@@ -130,7 +130,7 @@ def write_benchmark(folder: Path, contents: Contents, about: dict[str, Any], dig
     write_columns(folder / "excluded.parquet", names | {"candidate_ids": pa.list_(texts)}, contents.excluded)
     write_columns(folder / "missing.parquet", names, contents.missing)
     text = json.dumps(about | {"tasks": [t._asdict() for t in contents.tasks]}, indent=2)
-    (folder / "task.json").write_text(text + "\n")
+    (folder / "task.json").write_text(text + "\n", encoding="utf-8")
 
 
 def write_columns(path: Path, kinds: dict[str, pa.DataType], rows: Iterable[tuple[Any, ...]]) -> None:

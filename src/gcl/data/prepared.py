@@ -67,7 +67,7 @@ def read_benchmark(folder: Path, lists: bool = False) -> PreparedBenchmark:
 
 def read_files(folder: Path, lists: bool) -> PreparedBenchmark:
     """Read the files of a prepared benchmark."""
-    about = mapping(json.loads((folder / "task.json").read_text()), str(folder / "task.json"))
+    about = mapping(json.loads((folder / "task.json").read_text(encoding="utf-8")), str(folder / "task.json"))
     tasks = [parse(Task, row, str(folder / "task.json")) for row in about.pop("tasks")]
     qrels: dict[str, dict[str, dict[str, int]]] = {task.name: {} for task in tasks}
     for task, query, candidate, relevance in columns(folder / "qrels.parquet"):

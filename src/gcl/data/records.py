@@ -35,6 +35,7 @@ class Pair(NamedTuple):
     name: str  # in its source, for messages
     image: str  # location
     texts: tuple[str, ...]
+    fault: str = ""  # why it can't be used, where its reader knows
 
 
 class ContentRows:
@@ -93,7 +94,7 @@ def write_pairs(folder: Path, pairs: Iterable[Pair], digests: Mapping[str, str])
 
 def write_rejects(path: Path, rejects: Iterable[tuple[str, str, str]]) -> None:
     """Write rejects.csv: the record's name in its source, its image, and why it was left out."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("record", "path", "reason"), *sorted(rejects)])
 
 
@@ -144,7 +145,7 @@ def own_counts(folder: Path) -> tuple[int, int] | None:
     path = folder / "own.json"
     if not path.exists():
         return None
-    own = json.loads(path.read_text())
+    own = json.loads(path.read_text(encoding="utf-8"))
     return own["images"], own["texts"]
 
 

@@ -89,7 +89,7 @@ def bundle(towers: Path, heads: Path, calibration: Path | None, output: Path) ->
         graphs = {p.stem: {"file": p.name, "sha256": sha256_file(p)} for p in sorted(folder.glob("*.onnx"))}
         tokenizer = read_export(towers)["tokenizer"]
         about |= {"kind": "all", "takes": "pixels and token ids", "graphs": graphs, "tokenizer": tokenizer}
-        (folder / "export.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+        (folder / "export.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def write_export(folder: Path, kind: str, name: str, backbone: Backbone, more: d
     if (folder / "tokenizer.json").exists():
         about["tokenizer"] = {"file": "tokenizer.json", "sha256": sha256_file(folder / "tokenizer.json")}
     text = json.dumps(about | more, indent=2, sort_keys=True, allow_nan=False)
-    (folder / "export.json").write_text(text + "\n")
+    (folder / "export.json").write_text(text + "\n", encoding="utf-8")
 
 
 def settings(built: Built) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Out: a folder that open_clip loads as `local-dir:` (VISTA's as its card says), w
 
 import csv
 import json
+import logging
 from collections import defaultdict
 from pathlib import Path
 
@@ -20,13 +21,15 @@ from gcl.config.project import load
 from gcl.models.checkpoints import read_about, read_curve, read_start, write_model
 from gcl.models.model_card import card
 
+log = logging.getLogger(__name__)
+
 
 def measures(scores: Path, backbone: str, recipe: str, seed: int) -> str:
     """Return a table of the seed's scores, averaged over tasks; nothing where there are none."""
     if not scores.exists():
         return ""
     found: dict[tuple[str, ...], list[float]] = defaultdict(list)
-    with scores.open(newline="") as file:
+    with scores.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if (row["backbone"], row["recipe"], row["seed"]) == (backbone, recipe, str(seed)):
                 key = (row["benchmark"], row["pool"], row["calibration"], row["measure"])
@@ -38,7 +41,7 @@ def measures(scores: Path, backbone: str, recipe: str, seed: int) -> str:
     return markdown(header, rows)
 
 
-def publish(name: str, recipe: str, seed: int, config: Path, data: Path, output: Path) -> None:
+def publish(name: str, recipe: str, seed: int, config: Path, results: Path | None, data: Path, output: Path) -> None:
     """Write the folder.
 
     Raises:
@@ -48,17 +51,21 @@ def publish(name: str, recipe: str, seed: int, config: Path, data: Path, output:
 
     project = load(load_yaml(Path("config/config.yaml")) | load_yaml(config))
     row: Backbone = lookup(project.backbones, name, "backbone", "config/backbones.yaml")
-    results = Path(project.config.results)
+    results = results or Path(project.config.results)
     checkpoint = results / "checkpoints" / name / recipe / f"seed{seed}"
     about = read_about(checkpoint, name)
+    pairs = about.get("data", {}).get("name", "pairs that it does not name")
+    log.info("publishing %s, trained on %s", checkpoint, pairs)
     built = family(row.family).build(row, data)
     read_start(built.model, checkpoint, name)
     table = measures(results / "scores.csv", name, recipe, seed)
     with atomic_path(output) as folder:
         write_model(folder, built, {k: v for k, v in about.items() if k != "weights"}, read_curve(checkpoint))
-        (folder / "README.md").write_text(card(about, built.layout, folder.name, table))
-        shown = json.loads((folder / "checkpoint.json").read_text()) | {"trainable": "all"}  # these are all weights
-        (folder / "checkpoint.json").write_text(json.dumps(shown, indent=2, sort_keys=True) + "\n")
+        (folder / "README.md").write_text(card(about, built.layout, folder.name, table), encoding="utf-8")
+        shown = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8")) | {
+            "trainable": "all"
+        }  # these are all weights
+        (folder / "checkpoint.json").write_text(json.dumps(shown, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -68,6 +75,7 @@ def main() -> None:
     options.add_argument("--recipe", required=True, help="row of config/recipes.yaml")
     options.add_argument("--seed", type=int, default=0, help="(0)")
     options.add_argument("--config", type=Path, default=Path("config/config.yaml"), help="what was run (config.yaml)")
+    options.add_argument("--results", type=Path, help="folder of the run to take the model from (that of the config)")
     options.add_argument("--data", type=Path, default=Path("data"), help="folder of fetched data sets (data)")
     options.add_argument("--output", required=True, type=Path, help="folder to write")
     run(options, publish)

@@ -57,7 +57,7 @@ def unpacked(archive: Archive, folder: Path) -> dict[str, Any] | None:
     path = marker(archive, folder)
     if not path.exists():
         return None
-    about: dict[str, Any] = json.loads(path.read_text())
+    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return (
         about if not about["members"] or (archive.members and set(archive.members) <= set(about["members"])) else None
     )

@@ -55,6 +55,6 @@ def fetch_videos(videos: Videos, folder: Path) -> dict[str, int]:
         found = pool.map(lambda name: fetch_video(str(listed[name]), folder / videos.to / name), names)
         reasons = dict(zip(names, progress(found, "fetch videos", "video", len(names)), strict=True))
     missing = [(name, listed[name], reason) for name, reason in reasons.items() if reason]
-    with (folder / "missing.csv").open("w", newline="") as file:
+    with (folder / "missing.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("video", "url", "reason"), *missing])
     return {"videos": len(names), "missing": len(missing)}

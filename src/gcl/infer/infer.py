@@ -150,7 +150,7 @@ def infer_items(
     embed_texts(model, work, grown)
     grown.check()
     about = read_export(onnx)
-    (folder / "towers.json").write_text(json.dumps(about["graphs"], sort_keys=True) + "\n")
+    (folder / "towers.json").write_text(json.dumps(about["graphs"], sort_keys=True) + "\n", encoding="utf-8")
     return {"providers": model.image.get_providers(), "dtype": about["dtype"]}
 
 
@@ -161,7 +161,7 @@ def infer_features(onnx: Path, features: Path, device: str, threads: int, folder
         UserError: the features are another tower's.
     """
     about = read_export(onnx)
-    if about["towers"] != json.loads((features / "towers.json").read_text()):
+    if about["towers"] != json.loads((features / "towers.json").read_text(encoding="utf-8")):
         raise UserError(
             f"{features} comes from other towers than {onnx} was trained on; run `infer` on the towers again"
         )

@@ -19,7 +19,7 @@ class About(dict[str, Any]):
 def read_export(onnx: Path) -> About:
     """Read export.json."""
     try:
-        about = json.loads((onnx / "export.json").read_text())
+        about = json.loads((onnx / "export.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{onnx} is no exported model: {error}; run `export`") from error
     return About(mapping(about, str(onnx / "export.json")))

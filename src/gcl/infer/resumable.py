@@ -30,7 +30,9 @@ class Growing:
         self.folder, self.key, self.shapes = folder, key, shapes
         self.steps: dict[str, int] = {}
         self.rows = dict.fromkeys(shapes, 0)
-        if (folder / PROGRESS).exists() and (state := json.loads((folder / PROGRESS).read_text()))["key"] == key:
+        if (folder / PROGRESS).exists() and (state := json.loads((folder / PROGRESS).read_text(encoding="utf-8")))[
+            "key"
+        ] == key:
             self.steps, self.rows = state["steps"], state["rows"]
             return
         shutil.rmtree(folder, ignore_errors=True)

@@ -34,8 +34,10 @@ def write_checkpoint(folder: Path, file: str, state: Any, about: dict[str, Any],
     folder.mkdir(exist_ok=True)
     save_file({k: v.contiguous() for k, v in sorted(state.items())}, folder / file)
     (folder / file).chmod(0o644)  # safetensors makes files for their owner alone
-    (folder / "checkpoint.json").write_text(json.dumps(about | {"weights": file}, indent=2, sort_keys=True) + "\n")
-    with (folder / "curve.csv").open("w", newline="") as stream:
+    (folder / "checkpoint.json").write_text(
+        json.dumps(about | {"weights": file}, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
+    with (folder / "curve.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(curve[0]) if curve else CURVE, lineterminator="\n")
         writer.writeheader()
         writer.writerows(curve)
@@ -56,7 +58,9 @@ def write_model(folder: Path, built: "Built", about: dict[str, Any], curve: list
     state = {k: v.detach().cpu().clone() for k, v in built.model.state_dict().items()}
     write_checkpoint(folder, FILES[built.layout], state, about | {"layout": built.layout}, curve)
     if built.layout in CONFIGS:
-        (folder / CONFIGS[built.layout]).write_text(json.dumps(built.config, indent=2, sort_keys=True) + "\n")
+        (folder / CONFIGS[built.layout]).write_text(
+            json.dumps(built.config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
     built.tokenizer.save(str(folder / "tokenizer.json"))
 
 
@@ -81,7 +85,9 @@ def read_about(folder: Path, backbone: str) -> dict[str, Any]:
         UserError: there is none, or it is another backbone's.
     """
     try:
-        about = mapping(json.loads((folder / "checkpoint.json").read_text()), str(folder / "checkpoint.json"))
+        about = mapping(
+            json.loads((folder / "checkpoint.json").read_text(encoding="utf-8")), str(folder / "checkpoint.json")
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is no checkpoint: {error}") from error
     if (found := about.get("backbone")) != backbone:
@@ -109,7 +115,7 @@ def read_checkpoint(folder: Path, backbone: str) -> dict[str, Any]:
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
     """Read curve.csv of one seed."""
-    with (folder / "curve.csv").open(newline="") as file:
+    with (folder / "curve.csv").open(newline="", encoding="utf-8") as file:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 

@@ -120,7 +120,7 @@ def model_config(backbone: Backbone) -> dict[str, Any]:
     if name.startswith("local-dir:"):
         path = Path(name.removeprefix("local-dir:")) / "open_clip_config.json"
         try:
-            return dict(json.loads(path.read_text())["model_cfg"])
+            return dict(json.loads(path.read_text(encoding="utf-8"))["model_cfg"])
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"model '{name}': can't read model_cfg from {path}: {error!r}") from error
     if name.startswith("hf-hub:"):
@@ -193,7 +193,7 @@ def check_activation(backbone: Backbone, config: dict[str, Any], data: Path) -> 
     if "config" not in backbone.weights:
         raise UserError("weights of transformers' CLIPModel need their config.json too: `weights: {config: ...}`")
     path = data / backbone.weights["config"]
-    about = json.loads(path.read_text())
+    about = json.loads(path.read_text(encoding="utf-8"))
     wanted = "quick_gelu" if config.get("quick_gelu") else "gelu"
     for tower in ("text_config", "vision_config"):
         found = (about.get(tower) or {}).get("hidden_act", "quick_gelu")  # transformers' default

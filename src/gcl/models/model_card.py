@@ -19,7 +19,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from gcl.models.vista_model import Vista
 folder = Path("PATH/TO/THIS/FOLDER")
-model = Vista(json.loads((folder / "vista_config.json").read_text())["vista"])
+model = Vista(json.loads((folder / "vista_config.json").read_text(encoding="utf-8"))["vista"])
 model.load_state_dict(load_file(folder / "vista.safetensors"))""",
 }
 FUSION = {

@@ -61,7 +61,7 @@ def text_config(config: dict[str, Any], backbone: Backbone, data: Path) -> dict[
         return dict(config["text"])
     path = data / backbone.weights["text_config"]
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UserError(f"can't read the text model's config {path}: {error}") from error
 

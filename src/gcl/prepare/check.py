@@ -87,7 +87,7 @@ def check(data: Path, reader: str, batch_size: int, width: int, reject_limit: fl
     target = rejects or data / "rejects.csv"
     with atomic_path(target) as temporary:
         pairs, digests = usable(read(data), 1.0, temporary)
-    with target.open(newline="") as file:
+    with target.open(newline="", encoding="utf-8") as file:
         reasons = [row["reason"] for row in csv.DictReader(file)]
     total = len(pairs) + len(reasons)
     repeated = sum("the same image and caption" in reason for reason in reasons)

@@ -14,7 +14,9 @@ A reader yields a Pair per record and leaves what is wrong with single records t
 
 import csv
 import json
+import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gcl.common.errors import UserError
-from gcl.data.containers import arrow_table, image_field, parquet_row_groups, tar_index
+from gcl.data.containers import TarIndex, arrow_table, image_field, parquet_row_groups, tar_index
 from gcl.data.records import Pair, read_parquet
+from gcl.prepare.captions import CAPTION_COLUMNS, captions_of, decode_text, encoding_of, json_captions, well_formed
+from gcl.prepare.folders import files_below, is_of_the_system, of_training
+
+log = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("filepath", "image", "image_path", "path", "file_name", "jpg", "png", "webp", "img")
-CAPTION_COLUMNS = ("title", "caption", "text", "txt", "captions", "sentence")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+SIDE_CARS = (".txt", ".json")
 
 
 def description_of(row: dict[str, Any]) -> str:
@@ -49,7 +55,7 @@ def lcs558k(folder: Path) -> Iterator[Pair]:
     """Read LLaVA's pretraining pairs: the caption is the answer of each conversation, images stay in the zip."""
     path = folder / "blip_laion_cc_sbu_558k.json"
     try:
-        rows = json.loads(path.read_text())
+        rows = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"can't read {path} as JSON: {error}") from error
     for number, row in enumerate(rows):
@@ -77,16 +83,18 @@ def column(found: list[str], wanted: tuple[str, ...], what: str, path: Path) -> 
     )
 
 
-def captions_of(value: Any) -> tuple[str, ...]:
-    """Return the captions in a field: a text, or a list of them."""
-    if isinstance(value, list):
-        return tuple(str(v) for v in value if v is not None)
-    return (str(value),) if value is not None else ()
+def checked(name: str, image: str, captions: Callable[[], tuple[str, ...]]) -> Pair:
+    """Make a pair; what is wrong with its names or captions becomes its fault, so that `prepare` lists it."""
+    try:
+        return Pair(well_formed(name, "name"), well_formed(image, "file name"), captions())
+    except (UserError, OSError) as error:
+        name, image, why = (t.encode("utf-8", "backslashreplace").decode() for t in (name, image, str(error)))
+        return Pair(name, image, (), why)
 
 
 def only_file(folder: Path, suffixes: tuple[str, ...], preferred: str) -> Path:
     """Return `preferred` with one of the suffixes, or the only file that has one."""
-    found = sorted(p for p in folder.iterdir() if p.suffix in suffixes and p.name != "rejects.csv")
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name != "rejects.csv")
     named = [p for p in found if p.stem == preferred]
     if len(named or found) == 1:
         return (named or found)[0]
@@ -99,64 +107,97 @@ def only_file(folder: Path, suffixes: tuple[str, ...], preferred: str) -> Path:
 def table(folder: Path) -> Iterator[Pair]:
     """Read pairs.csv or .tsv, or the only such file; the separator is what the header has most of , tab and ;."""
     path = only_file(folder, (".csv", ".tsv"), "pairs")
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with path.open("rb") as start:
+        encoding = encoding_of(start.read(4))
+    with path.open(newline="", encoding="utf-8-sig" if encoding == "utf-8" else encoding) as file:
         try:
             header = file.readline()
             file.seek(0)
-            rows = csv.DictReader(file, delimiter=max(",\t;", key=header.count), strict=True)
-            found = list(rows.fieldnames or [])
+            rows = csv.reader(file, delimiter=max(",\t;", key=header.count), strict=True)
+            names = next(rows, [])
             image, caption = (
-                column(found, IMAGE_COLUMNS, "image", path),
-                column(found, CAPTION_COLUMNS, "caption", path),
+                column(names, IMAGE_COLUMNS, "image", path),
+                column(names, CAPTION_COLUMNS, "caption", path),
             )
-            for number, row in enumerate(rows, 1):
-                yield Pair(f"line {number}", str(folder / (row[image] or "")), captions_of(row[caption]))
-        except (csv.Error, UnicodeDecodeError) as error:
+            if twice := [name for name in (image, caption) if names.count(name) > 1]:
+                raise UserError(f"{path} has {names.count(twice[0])} columns named {twice[0]}; rename one")
+            for row in filter(None, rows):
+                yield row_pair(row, names, f"line {rows.line_num}", folder, names.index(image), names.index(caption))
+        except (csv.Error, UnicodeError) as error:
             raise UserError(f"{path}: {error}; expected UTF-8 text with quotes around fields that hold them") from error
 
 
-def json_caption(data: bytes, where: str) -> tuple[str, ...]:
-    """Return the caption in a JSON side-car."""
-    try:
-        about = json.loads(data)
-    except ValueError as error:
-        raise UserError(f"{where} is no JSON: {error}") from error
-    name = next((n for n in CAPTION_COLUMNS if n in about), None)
-    return captions_of(about[name]) if name else ()
+def row_pair(row: list[str], names: list[str], name: str, folder: Path, image: int, caption: int) -> Pair:
+    """Make a pair of a row of cells; one that has more or fewer than the header is at fault."""
+    if len(row) != len(names):
+        why = f"{len(row)} cells, the header has {len(names)}; is a field with a separator not in quotes?"
+        return Pair(name, row[image] if image < len(row) else "", (), why)
+    return checked(name, str(folder / row[image]), lambda: captions_of(row[caption]))
 
 
 def folder(folder: Path) -> Iterator[Pair]:
-    """Read images with side-car captions; an image without one is left for `prepare` to list."""
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
-        text, about = path.with_suffix(".txt"), path.with_suffix(".json")
-        captions: tuple[str, ...] = ()
-        if text.exists():
-            captions = (text.read_text(errors="replace"),)
-        elif about.exists():
-            captions = json_caption(about.read_bytes(), str(about))
-        yield Pair(str(path.relative_to(folder)), str(path), captions)
+    """Read images with side-car captions of the same stem; what has a caption but is no image is left to `prepare`."""
+    paths = of_training(files_below(folder), folder, lambda path: path)
+    side_cars = {(p.parent, p.stem, p.suffix.lower()): p for p in paths if p.suffix.lower() in SIDE_CARS}
+    others = []
+    for path in paths:
+        name, suffix = str(path.relative_to(folder)), path.suffix.lower()
+        captions = [side_cars[key] for s in SIDE_CARS if (key := (path.parent, path.stem, s)) in side_cars]
+        if suffix in SIDE_CARS:
+            continue
+        if suffix in SUFFIXES and path.is_file():
+            yield checked(name, str(path), partial(side_car, captions))
+        elif suffix in SUFFIXES or captions:
+            why = f"no image: its name ends in none of {', '.join(SUFFIXES)}" if path.is_file() else "no regular file"
+            yield checked(name, str(path), partial(refuse, why))
+        else:
+            others.append(name)
+    if others:
+        log.info("%s: %d files are neither images nor captions, for instance %s", folder, len(others), others[0])
+
+
+def refuse(why: str) -> tuple[str, ...]:
+    """Say why a record has no captions."""
+    raise UserError(why)
+
+
+def side_car(files: list[Path]) -> tuple[str, ...]:
+    """Return the captions in the first of some side-cars."""
+    if not files:
+        return ()
+    data = files[0].read_bytes()
+    return json_captions(data) if files[0].suffix.lower() == ".json" else (well_formed(decode_text(data), "caption"),)
 
 
 def webdataset(folder: Path) -> Iterator[Pair]:
     """Read tar shards in place, in the order of their names; members of one stem are one record."""
-    shards = sorted(folder.glob("*.tar"))
+    shards = of_training(sorted(folder.glob("*.tar")), folder, lambda path: path)
     if not shards:
         raise UserError(f"{folder} holds no .tar shard")
     for shard in shards:
+        index = tar_index(str(shard))
         records: dict[str, dict[str, str]] = {}
-        for name in tar_index(str(shard)).members:
-            stem, _, suffix = name.rpartition("/")[2].partition(".")
-            records.setdefault(f"{name.rpartition('/')[0]}/{stem}".lstrip("/"), {})["." + suffix.lower()] = name
+        for member in index.members:
+            if not is_of_the_system(member):
+                stem, _, suffix = member.rpartition(".") if "." in member.rpartition("/")[2] else (member, "", "")
+                records.setdefault(stem, {})["." + suffix.lower()] = member
         for stem, files in records.items():
-            image = next((files[s] for s in SUFFIXES if s in files), None)
-            if image is None and ".txt" not in files:
-                continue  # neither side of a pair: an index, a statistic
-            captions: tuple[str, ...] = ()
-            if ".txt" in files:
-                captions = (tar_index(str(shard)).read(files[".txt"]).decode(errors="replace"),)
-            elif ".json" in files:
-                captions = json_caption(tar_index(str(shard)).read(files[".json"]), f"{shard}::{files['.json']}")
-            yield Pair(f"{shard.name}/{stem}", f"{shard}::{image or stem + ' (no image)'}", captions)
+            if len(files) > 1 or ".txt" in files or set(files) & set(SUFFIXES):  # else an index or a statistic
+                yield shard_pair(shard, stem, files, index)
+
+
+def shard_pair(shard: Path, stem: str, files: dict[str, str], index: TarIndex) -> Pair:
+    """Make a pair of the members of one stem."""
+    name, image = f"{shard.name}/{stem}", next((files[s] for s in SUFFIXES if s in files), None)
+    if image is None:
+        return checked(name, f"{shard}::{stem}", partial(refuse, f"no image among {', '.join(sorted(files.values()))}"))
+
+    def captions() -> tuple[str, ...]:
+        if ".txt" in files:
+            return (well_formed(decode_text(index.read(files[".txt"])), "caption"),)
+        return json_captions(index.read(files[".json"])) if ".json" in files else ()
+
+    return checked(name, f"{shard}::{image}", captions)
 
 
 def packed_pairs(path: Path, schema: pa.Schema, batches: Callable[[str], Iterator[tuple[int, Any]]]) -> Iterator[Pair]:
@@ -175,14 +216,15 @@ def packed_pairs(path: Path, schema: pa.Schema, batches: Callable[[str], Iterato
     for (first, captions), (_, names) in zip(batches(caption), batches(image if are_paths else caption), strict=True):
         for number, (text, name) in enumerate(zip(captions.to_pylist(), names.to_pylist(), strict=True), first):
             location = str(path.parent / (name or "")) if are_paths else f"{path}::{number}"
-            yield Pair(f"{path.name} row {number}", location, captions_of(text))
+            yield checked(f"{path.name} row {number}", location, partial(captions_of, text))
 
 
 def parquet(folder: Path) -> Iterator[Pair]:
     """Read Parquet files, in the order of their names: image bytes, or paths relative to the file."""
-    files = sorted(folder.rglob("*.parquet"))
+    files = [path for path in files_below(folder) if path.suffix.lower() == ".parquet"]
     if not files:
         raise UserError(f"{folder} holds no .parquet file")
+    files = of_training(files, folder, lambda path: path)
     for path in files:
         groups = parquet_row_groups(path)
         yield from packed_pairs(path, pq.read_schema(path), groups.batches)
@@ -190,19 +232,25 @@ def parquet(folder: Path) -> Iterator[Pair]:
 
 def datasets(folder: Path) -> Iterator[Pair]:
     """Read what Hugging Face datasets saved: state.json names the Arrow files; else Parquet."""
-    states = sorted(folder.rglob("state.json"))
+    states = [path for path in files_below(folder) if path.name == "state.json"]
     if not states:
         yield from parquet(folder)
         return
-    for state in states:
+    for state in of_training(states, folder, lambda path: path):
         try:
-            names = [entry["filename"] for entry in json.loads(state.read_text())["_data_files"]]
+            names = [entry["filename"] for entry in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{state} is no state of a saved data set: {error!r}") from error
         for name in names:
             path = state.parent / name
             rows: pa.Table = arrow_table(str(path))
             yield from packed_pairs(path, rows.schema, lambda name, rows=rows: iter([(0, rows[name])]))  # type: ignore[misc]
+
+
+def has_side_cars(paths: list[Path]) -> bool:
+    """Tell whether an image has a caption of its stem beside it."""
+    stems = {path.with_suffix("") for path in paths if path.suffix.lower() in SIDE_CARS}
+    return any(path.suffix.lower() in SUFFIXES and path.with_suffix("") in stems for path in paths)
 
 
 def shape_of(folder: Path) -> str:
@@ -213,16 +261,18 @@ def shape_of(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give the one that holds the pairs")
-    names = [p.name for p in folder.rglob("*") if p.is_file()]
-    tops = [p.name for p in folder.iterdir() if p.is_file()]
+    paths = files_below(folder)
+    names = [path.name.lower() for path in paths if path.is_file()]
+    tops = [path.name.lower() for path in paths if path.parent == folder and path.is_file()]
     for reader, is_so in (
         ("pictures", "pictures.parquet" in tops),
         ("lcs558k", "blip_laion_cc_sbu_558k.json" in tops),
         ("table", any(n.endswith((".csv", ".tsv")) and n != "rejects.csv" for n in tops)),
+        ("folder", has_side_cars(paths)),  # before Parquet: img2dataset writes its statistics as such beside the images
         ("datasets", "state.json" in names),
         ("webdataset", any(n.endswith(".tar") for n in tops)),
         ("parquet", any(n.endswith(".parquet") for n in names)),
-        ("folder", any(n.lower().endswith(SUFFIXES) for n in names)),
+        ("folder", any(n.endswith(SUFFIXES) for n in names)),
     ):
         if is_so:
             return reader

@@ -51,7 +51,7 @@ def usable(pairs: Iterable[Pair], limit: float, listing: Path) -> tuple[list[Pai
     for pair in progress(pairs, "check images", "image"):
         total += 1
         pair = pair._replace(texts=tuple(t.strip() for t in pair.texts if t.strip()))
-        digest, reason = ("", "no caption") if not pair.texts else examine(pair.image)
+        digest, reason = ("", pair.fault or "no caption") if pair.fault or not pair.texts else examine(pair.image)
         if not reason:
             digests[pair.image] = digest
             first = kept.setdefault(content_id(pair, digests), pair)

@@ -100,7 +100,7 @@ def share(earlier: list[Path], prepared: Path, output: Path) -> None:
         pairs = split_codes(np.sort(here))
         pq.write_table(pa.table({"image_row": pairs[:, 0], "text_row": pairs[:, 1]}), folder / "fused.parquet")
         own = {"images": int((found_image < 0).sum()), "texts": int((found_text < 0).sum())}
-        (folder / "own.json").write_text(json.dumps(own, indent=2) + "\n")
+        (folder / "own.json").write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
         for name, array in rows.items():
             np.save(folder / f"{name}.npy", array)
 

@@ -57,7 +57,7 @@ def save(folder: Path, name: str, header: list[str], rows: list[list[Any]]) -> N
     # pyplot's own savefig draws once more for the screen.
     pyplot().gcf().savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
     pyplot().close()
-    with (folder / f"{name}.csv").open("w", newline="") as file:
+    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows([f"{x:.6f}" if isinstance(x, float) else x for x in row] for row in rows)

@@ -127,7 +127,7 @@ def inline_figures(folder: Path, captions: dict[str, str]) -> str:
     """Put figures into the page; ids are made unique, since every SVG counts its own from one."""
     parts = []
     for number, (name, caption) in enumerate(captions.items()):
-        svg = (folder / f"{name}.svg").read_text()
+        svg = (folder / f"{name}.svg").read_text(encoding="utf-8")
         svg = svg[svg.index("<svg") :]
         for before in ('id="', 'href="#', "url(#"):
             svg = svg.replace(before, f"{before}f{number}-")

@@ -34,7 +34,7 @@ def performance(folder: Path) -> str:
     lines = [HEAD] if names else []
     for name in names:
         with made_by(f"benchmarks/{name}.py", found[name]):
-            measured = json.loads(found[name].read_text())
+            measured = json.loads(found[name].read_text(encoding="utf-8"))
             machine = ", ".join(f"{key} {value}" for key, value in measured["machine"].items())
             command = f"python benchmarks/{name.removesuffix('_cuda')}.py{' --device cuda' if '_cuda' in name else ''}"
             lines.append(f"## {measured['title']}\n\n`{command}`; {machine}\n")
@@ -48,7 +48,7 @@ def write_performance(benchmarks: Path, output: Path) -> None:
     if text := performance(benchmarks):
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(output) as path:
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

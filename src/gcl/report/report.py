@@ -40,7 +40,9 @@ def merge_scores(config: Config, results: Path) -> list[list[str]]:
     lines = []
     for backbone, recipe in runs_of(config):
         for benchmark in config.benchmarks:
-            with (results / "scores" / backbone / recipe / benchmark / "scores.csv").open(newline="") as file:
+            with (results / "scores" / backbone / recipe / benchmark / "scores.csv").open(
+                newline="", encoding="utf-8"
+            ) as file:
                 header, *body = csv.reader(file)
             if tuple(header) != COLUMNS:
                 raise UserError(f"{file.name} has columns {header}, expected {list(COLUMNS)}; run `score` again")
@@ -182,7 +184,10 @@ def report(config: Config, registries: Path) -> None:
     with atomic_path(results / "scores.csv") as path:
         write_csv(path, COLUMNS, lines)  # type: ignore[arg-type]
     with atomic_path(results / "report.html") as path:
-        path.write_text(page("Generalized contrastive learning for universal multimodal retrieval", shown, pictures))
+        path.write_text(
+            page("Generalized contrastive learning for universal multimodal retrieval", shown, pictures),
+            encoding="utf-8",
+        )
 
 
 def report_or_check(

@@ -113,8 +113,8 @@ def write_table(folder: Path, name: str, groups: list[list[Section]], published:
     """Write <name>.md, .csv and .tex of the benchmarks that share a table; return the Markdown."""
     parts_of = [group_tables(group, published) for group in groups]
     text = "\n\n".join(paragraph for body, _ in parts_of for paragraph in body)
-    (folder / f"{name}.md").write_text(text + "\n")
-    (folder / f"{name}.tex").write_text("\n".join(line for _, tex in parts_of for line in tex))
+    (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+    (folder / f"{name}.tex").write_text("\n".join(line for _, tex in parts_of for line in tex), encoding="utf-8")
     rows = [row for group in groups for section in group for row in section.rows]
     write_csv(folder / f"{name}.csv", *csv_rows(rows))  # type: ignore[arg-type]
     return text

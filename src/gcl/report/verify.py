@@ -61,7 +61,8 @@ def differences(results: Path, again: Path) -> Iterator[str]:
     names = {path.relative_to(root) for root in (results, again) for path in (root / "tables").glob("*")}
     for name in sorted({*names, Path("scores.csv")}):
         before, after = (
-            (root / name).read_text().splitlines() if (root / name).exists() else [] for root in (results, again)
+            (root / name).read_text(encoding="utf-8").splitlines() if (root / name).exists() else []
+            for root in (results, again)
         )
         if before != after:
             lines = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]

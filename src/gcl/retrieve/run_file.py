@@ -1,9 +1,11 @@
 """Runs: how rankings are written, as Parquet and as TREC files, and read back."""
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -99,20 +101,26 @@ def lowered(score: np.float32) -> np.float32:
     return min(np.nextafter(score, np.float32(-np.inf)), np.float32(score - np.float32(1e-12)))
 
 
+def field(text: str) -> str:
+    """Return a field of a TREC file: white space separates fields, so in them a space is written as %20."""
+    return re.sub(r"[%\s]", lambda match: quote(match[0], safe=""), text)
+
+
 def write_trec(run_table: pa.Table, folder: Path, name: str) -> None:
     """Write a TREC run file: query Q0 candidate rank score tag.
 
     Tools that read such files sort by the score, as float32, and break ties in ways of their own. So that they
     find our order, a score that ties with the one before is lowered by the least step that float32 has there, near
-    zero by 1e-12: numbers far smaller are zero to some tools.
+    zero by 1e-12: numbers far smaller are zero to some tools. White space in ids and in the tag is percent-encoded.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    tag = field(name)
     first = {c: str(run_table[c][0].as_py()) for c in ("seed", "task", "pool", "calibration")}
     path = folder / f"{name}.{first['task']}.{first['pool']}.{first['calibration']}.seed{first['seed']}.trec"
     below = np.float32(np.inf)
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for query, candidate, rank, score in zip(
             *(run_table[c].to_pylist() for c in ("query_id", "candidate_id", "rank", "score")), strict=True
         ):
             below = np.float32(score) if rank == 1 else min(np.float32(score), lowered(below))
-            file.write(f"{query} Q0 {candidate} {rank} {below:.9g} {name}\n")
+            file.write(f"{field(query)} Q0 {field(candidate)} {rank} {below:.9g} {tag}\n")

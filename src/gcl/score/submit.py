@@ -39,7 +39,7 @@ def submit(run_file: Path, prepared: Path, reader: str, output: Path) -> None:
             if (made := upload(ranking.task, ranking.pool, ranked)) is None:
                 continue
             path = folder / f"{made[0]}.{ranking.calibration}.seed{ranking.seed}.json"
-            path.write_text(json.dumps(made[1]))
+            path.write_text(json.dumps(made[1]), encoding="utf-8")
             if (size := path.stat().st_size) > MAX_BYTES:
                 raise UserError(f"{path.name} has {size} bytes, more than the {MAX_BYTES} that a server takes")
 

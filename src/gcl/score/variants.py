@@ -111,7 +111,7 @@ def make(model: Path, variant: str, folder: Path) -> None:
     if (model / "calibration.json").exists():
         shutil.copyfile(model / "calibration.json", folder / "calibration.json")
     about["dtype"] = DTYPES[variant]
-    (folder / "export.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+    (folder / "export.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def embed(model: Path, prepared: Path, device: str, output: Path) -> None:
@@ -168,12 +168,12 @@ def variants(onnx: Path, prepared: Path, kinds: list[str], measure: str, device:
             for pool, value in found.items():
                 numbers = (f"{size:.1f}", f"{far:.1e}", pool, measure, f"{value:.2f}", f"{value - exact[pool]:+.2f}")
                 lines.append(dict(zip(COLUMNS, (variant, *numbers), strict=True)))
-        with (folder / "variants.csv").open("w", newline="") as file:
+        with (folder / "variants.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(lines)
         text = markdown([c.replace("_", " ") for c in COLUMNS], [list(line.values()) for line in lines])
-        (folder / "variants.md").write_text(text)
+        (folder / "variants.md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -17,6 +17,7 @@ class Reader(NamedTuple):
     read: Callable[[Path, Path, Benchmark], Contents]  # folder of the annotations, folder of the images, the row
     options: type  # of the row's `options`
     upload: Callable[[str, str, dict[str, list[str]]], Upload | None] | None = None  # task, pool, query -> candidates
+    upload_depth: int = 0  # candidates of a query that the server takes
 
 
 def reader_of(name: str) -> Reader:

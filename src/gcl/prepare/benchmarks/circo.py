@@ -61,4 +61,4 @@ def upload(task: str, pool: str, ranked: dict[str, list[str]]) -> Upload | None:
     return ("circo", {query: [*map(int, names[:50])] for query, names in ranked.items()}) if task == "circo" else None
 
 
-READER = Reader(read_circo, Options, upload)
+READER = Reader(read_circo, Options, upload, 50)

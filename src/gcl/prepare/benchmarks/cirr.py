@@ -73,4 +73,4 @@ def upload(task: str, pool: str, ranked: dict[str, list[str]]) -> Upload:
     return metric, {"version": "rc2", "metric": metric} | {query: names[:depth] for query, names in ranked.items()}
 
 
-READER = Reader(read_cirr, Options, upload)
+READER = Reader(read_cirr, Options, upload, 50)

@@ -1,0 +1,81 @@
+"""Captions as they lie in files: text in any encoding that says which it is, JSON, cells of tables."""
+
+import codecs
+import json
+import math
+from typing import Any
+
+from gcl.common.errors import UserError
+
+CAPTION_COLUMNS = ("title", "caption", "text", "txt", "captions", "sentence")
+MARKS = {  # byte order marks; UTF-32's begins with UTF-16's
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def encoding_of(data: bytes) -> str:
+    """Return the encoding that a byte order mark names; without one text is UTF-8, whatever the locale."""
+    return next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
+
+
+def decode_text(data: bytes) -> str:
+    """Decode a text.
+
+    Raises:
+        UserError: it is not in the encoding that it says, or says none and is not UTF-8.
+    """
+    try:
+        return data.decode(encoding_of(data))
+    except UnicodeDecodeError as error:
+        wrong = data[error.start : error.start + 1].hex()
+        raise UserError(f"text is no {error.encoding} (byte 0x{wrong} at {error.start}); save it as UTF-8") from error
+
+
+def captions_of(value: Any) -> tuple[str, ...]:
+    """Return the captions in a field: a text, or a list of them; none where it is null or NaN.
+
+    Raises:
+        UserError: something else, or a text that is not well-formed.
+    """
+    if isinstance(value, list):
+        return tuple(caption for inner in value for caption in captions_of(inner))
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ()
+    if not isinstance(value, str):
+        raise UserError(f"caption is {str(value)[:60]!r}, a {type(value).__name__}, expected a text or a list of texts")
+    return (well_formed(value, "caption"),)
+
+
+def well_formed(text: str, what: str) -> str:
+    """Return a text that UTF-8 can hold.
+
+    Raises:
+        UserError: it holds a lone surrogate: half of a character, or a byte of a name that is not UTF-8.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what} {text!r} is not well-formed Unicode (at {error.start}); mend or rename it") from error
+    return text
+
+
+def json_captions(data: bytes) -> tuple[str, ...]:
+    """Return the captions in a JSON side-car: an object with one of the usual keys, or a list of texts.
+
+    Raises:
+        UserError: it is no JSON, or holds no caption in these forms.
+    """
+    try:
+        about = json.loads(decode_text(data))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"side-car is no JSON: {error}") from error
+    if isinstance(about, dict):
+        name = next((n for n in CAPTION_COLUMNS if n in about), None)
+        return captions_of(about[name]) if name else ()
+    if isinstance(about, list):
+        return captions_of(about)
+    raise UserError(f"side-car holds {str(about)[:60]!r}, expected an object with one of {', '.join(CAPTION_COLUMNS)}")
