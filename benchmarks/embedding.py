@@ -111,9 +111,9 @@ def rates(models: Path, model: torch.nn.Module, paths: list[str], folder: Path, 
         shutil.rmtree(output)
 
     few, all_of_them = len(bare), len(paths)
-    every = pa.chunked_array([paths])
+    every, unchecked = pa.chunked_array([paths]), pa.chunked_array([pa.nulls(len(paths), pa.string())])
     works: dict[str, tuple[Callable[[], object], int]] = {
-        "decode and preprocess alone": (lambda: deque(decoded(every, how, threads, batch), 0), all_of_them),
+        "decode and preprocess alone": (lambda: deque(decoded(every, unchecked, how, threads, batch), 0), all_of_them),
         "torch fp32, pixels to vectors": (torch_run, few),
     }
     for kind in encoders:
@@ -141,11 +141,11 @@ def decoding(folder: Path, n: int, how: Preprocess, batch: int, repeats: int) ->
     rows = []
     for size in SIZES:
         paths = write_images(folder / f"{size[0]}", n, size)
-        every = pa.chunked_array([paths])
+        every, unchecked = pa.chunked_array([paths]), pa.chunked_array([pa.nulls(len(paths), pa.string())])
 
-        def read(margin: int, every: pa.ChunkedArray = every) -> None:
+        def read(margin: int, every: pa.ChunkedArray = every, unchecked: pa.ChunkedArray = unchecked) -> None:
             images.MARGIN = margin
-            deque(decoded(every, how, torch.get_num_threads(), batch), 0)
+            deque(decoded(every, unchecked, how, torch.get_num_threads(), batch), 0)
 
         works = {name: functools.partial(read, margin) for name, margin in (("reduced", MARGIN), ("whole", 0))}
         times = in_turns(works, repeats)

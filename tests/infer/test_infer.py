@@ -26,7 +26,7 @@ from gcl.prepare.share import share
 from gcl.retrieve.calibrate import calibrate
 from gcl.retrieve.retrieve import retrieve
 from gcl.train.train import train
-from support.arrays import SAME
+from support.arrays import HASHES
 from support.models import row_of
 from support.training import recipe
 from support.workflow import ROOT
@@ -75,7 +75,7 @@ def benchmark(folder, rng, locations, name):
     task = Task("t", "text", "image", "query", {"global": [f"pool_{kind}" for kind in kinds]})
     contents = Contents(tables, [task], [Qrel("t", f"{name}0", tables["pool_image"][0].item_id)])
     folder.mkdir(parents=True)
-    write_benchmark(folder, contents, {}, SAME)
+    write_benchmark(folder, contents, {}, HASHES)
     return folder
 
 
@@ -277,3 +277,18 @@ def test_a_loaded_model_embeds_as_the_stage_does(model, universe, tmp_path):
 def test_what_can_not_be_embedded_is_named(model, images, texts, message):
     with pytest.raises(UserError, match=message):
         gcl.load(model, "cpu", 1).encode(images, texts)
+
+
+def test_an_image_that_was_swapped_since_prepare_is_an_error(model, universe, tmp_path):
+    """It would be embedded under the hash of the old one. So would an image of the same relative path elsewhere."""
+    locations, _ = universe
+    (tmp_path / "a.png").write_bytes(read_bytes(locations[0]))
+    items = {"query": [Item("q", "text", ())], "pool": [Item("c", None, (str(tmp_path / "a.png"),))]}
+    task = Task("t", "text", "image", "query", {"local": ["pool"]})
+    (tmp_path / "p").mkdir()
+    digests = {location: HASHES[location] for location in [str(tmp_path / "a.png")]}
+    write_benchmark(tmp_path / "p", Contents(items, [task], [Qrel("t", "q", "c")]), {}, digests)
+    embed(model, tmp_path / "p", tmp_path / "e")
+    (tmp_path / "a.png").write_bytes(read_bytes(locations[1]))
+    with pytest.raises(UserError, match=r"a\.png is another image than `prepare` read \(relative to "):
+        embed(model, tmp_path / "p", tmp_path / "again")

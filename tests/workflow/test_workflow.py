@@ -187,6 +187,29 @@ def test_an_edit_that_no_training_uses_re_runs_no_training(clone, edit):
     assert ("report" in rules) == (edit in ("prepare/benchmarks/clipart9", "report/sections"))
 
 
+def test_an_edit_of_ones_own_pairs_is_noticed(tmp_path):
+    """A data set that lists no files is known by its content; a touch is no edit."""
+    clone = copy_working_tree(tmp_path / "own")
+    row = "\nmine: {source: mine, licence: mine, pairs: auto, files: []}\n"
+    (clone / "config/datasets.yaml").open("a").write(row)
+    mine = clone / "data/mine"
+    mine.mkdir()
+    for number in range(4):
+        Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(mine / f"{number}.png")
+        (mine / f"{number}.txt").write_text(f"red number {number}")
+    arguments = ["--config", "pairs=mine", "results=results_mine", "--", "results_mine/prepared/mine"]
+    snakemake(clone, "--cores", "1", *arguments)
+    for path in mine.glob("*"):
+        path.touch()
+    assert "Nothing to be done" in snakemake(clone, "-n", *arguments)
+    (mine / "2.txt").write_text("dark red")
+    assert "prepare_pairs" in snakemake(clone, "-n", *arguments)
+    snakemake(clone, "--cores", "1", *arguments)
+    texts = pq.read_table(clone / "results_mine/prepared/mine/texts.parquet")["text"].to_pylist()
+    assert sorted(texts) == ["dark red", "red number 0", "red number 1", "red number 3"]
+    assert "Nothing to be done" in snakemake(clone, "-n", *arguments)
+
+
 def test_scoring_again_gives_the_same_bytes(clone):
     results = clone / "results_smoke"
     names = [

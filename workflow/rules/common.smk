@@ -15,6 +15,7 @@ from gcl.config.backbones import backbone_files
 from gcl.config.paths import earlier, part_names, place, split_part, to_embed
 from gcl.config.project import experiment_of, load, runs_of, wanted
 from gcl.config.recipes import ancestry
+from gcl.fetch.own import fingerprint
 from gcl.registries import check
 
 PROJECT = load(config)
@@ -79,6 +80,13 @@ def images_folder(benchmark):
     """Where a benchmark's images lie."""
     row = PROJECT.benchmarks[benchmark]
     return f"data/{row.images.dataset}/{row.images.folder}" if row.images else f"data/{row.dataset}"
+
+
+def own_content(wildcards):
+    """The content of a data set of the user's own, which lists no files: an edit of one makes `fetch` run again."""
+    if PROJECT.datasets[wildcards.dataset].files:
+        return []
+    return ["--own", fingerprint(Path("data") / wildcards.dataset, Path(f"{R}/own/{wildcards.dataset}.json"))]
 
 
 def towers_files(wildcards):

@@ -19,8 +19,9 @@ rule fetch:
         runtime=2880,
     params:
         row=lambda w: to_json(wanted(PROJECT, w.dataset)),
+        own=own_content,
     shell:
-        "python -m gcl.fetch --name {wildcards.dataset:q} --dataset {params.row:q}"
+        "python -m gcl.fetch --name {wildcards.dataset:q} --dataset {params.row:q} {params.own}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 

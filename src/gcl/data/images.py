@@ -4,6 +4,7 @@ A location is a path, relative to the working folder, to an image file, or path:
 file that holds many: a member's name in x.zip and x.tar, a row in x.parquet and x.arrow.
 """
 
+import hashlib
 import io
 import re
 from functools import cache
@@ -106,10 +107,16 @@ def normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     return (values - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
 
 
-def load(location: str, how: Preprocess) -> np.ndarray:
-    """Read, decode and preprocess the image at a location: (3, size, size) float32.
+def load(location: str, how: Preprocess, sha256: str | None = None) -> np.ndarray:
+    """Read, decode and preprocess the image at a location: (3, size, size) float32; with a hash, only those bytes.
 
     A JPEG is decoded at a reduced size of at least MARGIN times what is needed: pixels differ by a fraction of 1/255 on
     average (results/benchmarks/embedding.json).
     """
-    return to_array(decode(read_bytes(location), location, MARGIN * how.size), how)
+    data = read_bytes(location)
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(
+            f"{location} is another image than `prepare` read (relative to {Path.cwd()}); run `prepare` again, or give "
+            "the folder that it was run in"
+        )
+    return to_array(decode(data, location, MARGIN * how.size), how)

@@ -218,7 +218,12 @@ def to_fetch(dataset: Dataset, folder: Path) -> list[File]:
 
 
 def fetch(
-    name: str, dataset: Dataset | None, output: Path | None, registry: Path | None, adopting: Path | None = None
+    name: str,
+    dataset: Dataset | None,
+    output: Path | None,
+    registry: Path | None,
+    adopting: Path | None = None,
+    own: str | None = None,
 ) -> None:
     """Fetch all files of `dataset` beside `output`, which lists them; or lock what was fetched, or adopt what is there.
 
@@ -241,6 +246,8 @@ def fetch(
         counted = progress(found, f"fetch {name}", "file", len(needed))
         files = {file.path: about for file, about in zip(needed, counted, strict=True)}
     about: dict[str, Any] = {"source": dataset.source, "licence": dataset.licence, "files": files}
+    if own is not None:
+        about["own"] = own  # so that what was prepared of other content is prepared again
     if dataset.archives:
         about["unpacked"] = [unpack(archive, folder, files) for archive in dataset.archives]
     if dataset.videos is not None:
@@ -267,6 +274,7 @@ def main() -> None:
     options.add_argument("--name", required=True, help="row of config/datasets.yaml")
     options.add_argument("--dataset", type=from_json(Dataset), help="that row as JSON")
     options.add_argument("--output", type=Path, help="list to write, beside the files")
+    options.add_argument("--own", metavar="HASH", help="of the content of a data set that lists no files")
     options.add_argument(
         "--lock",
         dest="registry",

@@ -74,13 +74,21 @@ def open_graphs(onnx: Path, about: About, device: str, threads: int) -> Encoder:
     return Encoder(session("image"), session("text"), session("image_text"), preprocess, *texts, threads, batch)
 
 
-def decoded(locations: pa.ChunkedArray, how: Preprocess, threads: int, batch: int) -> Iterator[np.ndarray]:
-    """Yield pixels (B, 3, S, S) of at most `batch` images at a time, decoded ahead of use in threads."""
+def decoded(
+    locations: pa.ChunkedArray, hashes: pa.ChunkedArray, how: Preprocess, threads: int, batch: int
+) -> Iterator[np.ndarray]:
+    """Yield pixels (B, 3, S, S) of at most `batch` images at a time, decoded ahead of use in threads.
+
+    Raises:
+        UserError: an image is missing, unreadable, or not the one of its hash.
+    """
     with ThreadPoolExecutor(max(1, threads)) as pool:
         starts = iter(range(0, len(locations), batch))
 
         def submitted(start: int) -> list[Future[np.ndarray]]:
-            return [pool.submit(load, name, how) for name in locations[start : start + batch].to_pylist()]
+            some = slice(start, start + batch)
+            pairs = zip(locations[some].to_pylist(), hashes[some].to_pylist(), strict=True)
+            return [pool.submit(load, name, how, sha256) for name, sha256 in pairs]
 
         ahead = deque(map(submitted, islice(starts, PREFETCH)))
         while ahead:

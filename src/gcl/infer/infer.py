@@ -57,6 +57,7 @@ class Work(NamedTuple):
     """What a shard embeds."""
 
     locations: pa.ChunkedArray  # of images
+    hashes: pa.ChunkedArray  # of their bytes, as `prepare` read them
     own_images: int  # the first so many of them have an output; others only lend their tokens to combinations
     keys: Ints  # (K, 2) image among `locations` and text row of combinations, sorted
     all_texts: pa.ChunkedArray
@@ -66,13 +67,14 @@ class Work(NamedTuple):
 def read_work(prepared: Path, shard: Shard, is_native: bool) -> Work:
     """Read what a shard of a prepared folder holds."""
     locations = read_parquet(prepared / "locations.parquet")["location"]
+    hashes = read_parquet(prepared / "images.parquet")["sha256"]
     texts = read_parquet(prepared / "texts.parquet")["text"]
     images, own_texts = own_counts(prepared) or (len(locations), len(texts))
     start, stop = shard.rows(len(locations) if is_native else images)
     keys: Ints = fused_keys(prepared) if is_native else np.empty((0, 2), np.int64)
     keys = keys[slice(*np.searchsorted(keys[:, 0], [start, stop]))] - np.array([start, 0])
     own = min(max(images - start, 0), stop - start)
-    return Work(locations[start:stop], own, keys, texts, shard.rows(own_texts))
+    return Work(locations[start:stop], hashes[start:stop], own, keys, texts, shard.rows(own_texts))
 
 
 def chunks_of(start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -86,7 +88,7 @@ def embed_images(model: Encoder, work: Work, grown: Growing) -> None:
     An image is decoded once, and its tokens go to every text that it is joined with.
     """
     start, end, batch = grown.done("image"), len(work.locations), model.batch
-    stream = decoded(work.locations[start:], model.preprocess, model.threads or 2, batch)
+    stream = decoded(work.locations[start:], work.hashes[start:], model.preprocess, model.threads or 2, batch)
     batches = iter(progress(stream, f"embed images (batches of {batch})", "batch", -(-(end - start) // batch)))
     for first, stop in chunks_of(start, end):
         blocks: dict[str, list[Floats]] = {name: [] for name in grown.shapes if name != "text"}

@@ -6,6 +6,7 @@ had are listed; the row's reject_limit says how many are tolerated. Their querie
 """
 
 import csv
+import io
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -47,11 +48,13 @@ def read_triplets(path: Path) -> list[dict[str, str]]:
     Raises:
         UserError: a column is missing, a cell empty, or a target stands in two rows.
     """
-    rows = list(csv.DictReader(read_text(path).splitlines()))
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))  # a cell may hold line breaks
+    numbered = [(reader.line_num, row) for row in reader]
+    rows = [row for _, row in numbered]
     if not rows or (lacking := [name for name in COLUMNS[:3] if name not in rows[0]]):
         raise UserError(f"{path} has no rows, or no column {', '.join(lacking) if rows else COLUMNS}")
     targets: dict[str, int] = {}
-    for number, row in enumerate(rows, 2):
+    for number, row in numbered:
         if empty := [name for name in COLUMNS[:3] if not (row[name] or "").strip()]:
             raise UserError(f"{path}:{number}: '{empty[0]}' is empty")
         if ".." in row["pth1"] + row["pth2"] or row["pth1"].startswith("/") or row["pth2"].startswith("/"):

@@ -1,0 +1,49 @@
+"""Data sets of one's own are known by their content: an edited, added or lost file re-runs what depends on it.
+
+A file's hash is remembered with its size and time, and taken again only where these differ: so a mere `touch`, and a
+start with nothing changed, read no file.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from gcl.common.files import sha256_file, write_json
+
+OURS = ("fetched.json", "rejects.csv", ".unpacked")  # what `fetch` and `check` write there
+
+
+def files_of(folder: Path) -> list[Path]:
+    """List the regular files below a folder, in order; linked folders are entered once."""
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if name not in OURS]
+        found += [path for name in names if name not in OURS and (path := Path(root) / name).is_file()]
+    return sorted(found)
+
+
+def fingerprint(folder: Path, memory: Path) -> str:
+    """Name the content of a folder: the same as long as the names and bytes of its files are.
+
+    Args:
+        folder: of the data set.
+        memory: JSON file of what was found last time, written where something is new.
+    """
+    known = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else {}
+    now: dict[str, list[int | str]] = {}
+    for path in files_of(folder):
+        name, state = os.fsencode(path.relative_to(folder)).hex(), path.stat()  # a name may be in any bytes
+        size_and_time = [state.st_size, state.st_mtime_ns]
+        before = known.get(name)
+        digest = before[2] if before and before[:2] == size_and_time else sha256_file(path)
+        now[name] = [*size_and_time, digest]
+    if now != known:
+        write_json(memory, now)
+    lines = "".join(f"{name} {row[2]}\n" for name, row in now.items())
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,0 +1,37 @@
+"""A data set of one's own is known by its content."""
+
+import os
+
+from gcl.fetch import own
+from gcl.fetch.own import fingerprint
+
+
+def test_content_counts_and_times_do_not(tmp_path, monkeypatch):
+    folder, memory = tmp_path / "mine", tmp_path / "memory.json"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep/a.txt").write_text("a")
+    first = fingerprint(folder, memory)
+    read = []
+    monkeypatch.setattr(own, "sha256_file", lambda path: read.append(path.name) or "x" * 64)
+    assert fingerprint(folder, memory) == first
+    assert read == []  # sizes and times are the same: no file was read
+    monkeypatch.undo()
+    os.utime(folder / "deep/a.txt", (1, 1))
+    assert fingerprint(folder, memory) == first
+    (folder / "deep/a.txt").write_text("b")
+    edited = fingerprint(folder, memory)
+    (folder / "b.txt").write_text("b")
+    added = fingerprint(folder, memory)
+    (folder / "deep/a.txt").rename(folder / "deep/c.txt")
+    assert len({first, edited, added, fingerprint(folder, memory)}) == 4
+
+
+def test_what_the_stages_write_there_does_not_count(tmp_path):
+    (tmp_path / "mine").mkdir()
+    before = fingerprint(tmp_path / "mine", tmp_path / "m.json")
+    for name in ("fetched.json", "rejects.csv"):
+        (tmp_path / "mine" / name).write_text("x")
+    os.mkfifo(tmp_path / "mine/pipe")
+    (tmp_path / "mine/loop").symlink_to(tmp_path / "mine")
+    assert fingerprint(tmp_path / "mine", tmp_path / "m.json") == before
+    assert fingerprint(tmp_path / "no such folder", tmp_path / "n.json") == before
