@@ -38,9 +38,9 @@ def resolve(device: str) -> str:
 
 def visible_gpus() -> list[str]:
     """Name the GPUs (or MIG instances) that this process may use, as CUDA_VISIBLE_DEVICES does."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name.strip() for name in given.split(",") if name.strip()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
     return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 

@@ -193,9 +193,9 @@ def wanted(project: Project, dataset: str) -> Dataset:
     tasks: set[str] | None = set()
     for row in (project.benchmarks[name] for name in project.config.embedded):
         own = [str(task) for task in row.options.get("tasks", [])]
-        asked = [own] if row.dataset == dataset else []
-        asked += [row.images.tasks or own] if row.images and row.images.dataset == dataset else []
-        for names in asked:
+        requests = [own] if row.dataset == dataset else []
+        requests += [row.images.tasks or own] if row.images and row.images.dataset == dataset else []
+        for names in requests:
             tasks = None if tasks is None or not names else tasks | set(names)
     return selected(project.datasets[dataset], tasks or None)
 

@@ -69,7 +69,7 @@ class Listed(NamedTuple):
     pool: str
     query_id: str
     candidate_ids: list[str]
-    given: int = 0  # how many the source lists, repeats included
+    repeats_included: int = 0  # how many the source lists, repeats included
 
 
 class Excluded(NamedTuple):

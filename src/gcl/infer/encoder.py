@@ -142,6 +142,6 @@ def encode_fused(model: Encoder, tokens: np.ndarray, places: Ints, texts: list[s
     pad = pad_of(model.tokenizer)
     found = np.empty((len(rows), width_of(model.fused)), np.float32)
     for chosen in by_length(rows, model.batch):
-        given = {"image_tokens": tokens[places[chosen]], "ids": padded([rows[i] for i in chosen], pad, None)}
-        found[chosen] = model.fused.run(None, given)[0]  # type: ignore[union-attr]
+        inputs = {"image_tokens": tokens[places[chosen]], "ids": padded([rows[i] for i in chosen], pad, None)}
+        found[chosen] = model.fused.run(None, inputs)[0]  # type: ignore[union-attr]
     return found

@@ -168,13 +168,13 @@ def infer_features(onnx: Path, features: Path, device: str, threads: int, folder
             f"{features} comes from other towers than {onnx} was trained on; run `infer` on the towers again"
         )
     sessions = {name: open_session(onnx / f"{name}.onnx", device, threads) for name in about["graphs"]}
-    given = {name: read_array(features / f"{name}.npy") for name in sessions}
-    shapes = {name: (len(given[name]), width_of(session)) for name, session in sessions.items()}
+    arrays = {name: read_array(features / f"{name}.npy") for name in sessions}
+    shapes = {name: (len(arrays[name]), width_of(session)) for name, session in sessions.items()}
     stamps = [(path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(features.iterdir())]
     grown = Growing(folder, key_of(digest(onnx), features, stamps), shapes)
     for name, session in sessions.items():
-        for first, stop in chunks_of(grown.done(name), len(given[name])):
-            grown.append(name, stop, {name: run_batches(session, given[name][first:stop])})
+        for first, stop in chunks_of(grown.done(name), len(arrays[name])):
+            grown.append(name, stop, {name: run_batches(session, arrays[name][first:stop])})
     grown.check()
     return {"providers": next(iter(sessions.values())).get_providers(), "dtype": about["dtype"]}
 

@@ -63,12 +63,12 @@ class Grid:
     def __init__(self, n: int, rows: slice, size: int) -> None:
         self.n, self.size = n, min(n, size)
         self.parts = [slice(start, min(start + self.size, n)) for start in range(0, n, self.size)]
-        self.mine = [part for part in self.parts if part.start < rows.stop and part.stop > rows.start]
+        self.row_parts = [part for part in self.parts if part.start < rows.stop and part.stop > rows.start]
 
     def all(self) -> Iterator[tuple[slice, slice]]:
         """Yield all rows with all columns."""
         for j in self.parts:
-            for k in self.parts if j in self.mine else self.mine:
+            for k in self.parts if j in self.row_parts else self.row_parts:
                 yield j, k
 
     def upper(self) -> Iterator[tuple[slice, slice]]:

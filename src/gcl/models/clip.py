@@ -84,9 +84,9 @@ def score_fusion_graphs(model: "nn.Module", size: int, context: int, words: int,
             super().__init__()
             self.model, self.modality = model, modality
 
-        def forward(self, given: "Tensor") -> "Tensor":
+        def forward(self, inputs: "Tensor") -> "Tensor":
             encode = self.model.encode_image if self.modality == "image" else self.model.encode_text
-            found: Tensor = encode(given)
+            found: Tensor = encode(inputs)
             return found
 
     generator = torch.Generator().manual_seed(0)

@@ -160,10 +160,10 @@ def load_strictly(module: "nn.Module", state: "State", name: str) -> None:
         UserError: says which tensors are missing, unknown or of another shape.
     """
     wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
-    given = {k: tuple(v.shape) for k, v in state.items()}
-    problems = [f"missing {k} {wanted[k]}" for k in wanted if k not in given]
-    problems += [f"unknown {k} {given[k]}" for k in given if k not in wanted]
-    problems += [f"{k} is {given[k]}, expected {wanted[k]}" for k in wanted if k in given and given[k] != wanted[k]]
+    shapes = {k: tuple(v.shape) for k, v in state.items()}
+    problems = [f"missing {k} {wanted[k]}" for k in wanted if k not in shapes]
+    problems += [f"unknown {k} {shapes[k]}" for k in shapes if k not in wanted]
+    problems += [f"{k} is {shapes[k]}, expected {wanted[k]}" for k in wanted if k in shapes and shapes[k] != wanted[k]]
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(

@@ -158,7 +158,7 @@ def check_counts(contents: Contents, row: Benchmark) -> None:
     """
     lengths: dict[tuple[str, str], set[int]] = {}
     for listed in contents.lists:
-        lengths.setdefault((listed.task, listed.pool), set()).add(listed.given or len(listed.candidate_ids))
+        lengths.setdefault((listed.task, listed.pool), set()).add(listed.repeats_included or len(listed.candidate_ids))
     problems = []
     for task in contents.tasks:
         facts = row.tasks.get(task.name, TaskFacts())
@@ -208,8 +208,8 @@ def without_images(contents: Contents, bad: dict[str, str]) -> Contents:
         for item_id, image in reasons.items():
             if image is not None:
                 rejects.append((f"{name} {item_id}", image, bad[image]))
-                if asked := [task.name for task in contents.tasks if task.queries == name]:
-                    missing += [(task, item_id) for task in asked]
+                if task_names := [task.name for task in contents.tasks if task.queries == name]:
+                    missing += [(task, item_id) for task in task_names]
                 else:
                     gone.add(item_id)
         tables[name] = [item for item in items if reasons[item.item_id] is None]

@@ -70,9 +70,9 @@ def share(earlier: list[Path], prepared: Path, output: Path) -> None:
     Raises:
         UserError: an unreadable folder.
     """
-    mine, others = read_content(prepared), [read_content(folder) for folder in earlier]
+    content, others = read_content(prepared), [read_content(folder) for folder in earlier]
     images, texts = [o.images[: o.own[0]] for o in others], [o.texts[: o.own[1]] for o in others]
-    found_image, found_text = rows_in(images, mine.images), rows_in(texts, mine.texts)
+    found_image, found_text = rows_in(images, content.images), rows_in(texts, content.texts)
     rows = {
         "image": continued(found_image, sum(map(len, images))),
         "text": continued(found_text, sum(map(len, texts))),
@@ -80,11 +80,11 @@ def share(earlier: list[Path], prepared: Path, output: Path) -> None:
     known_keys = [
         to_codes(rows_in(images, o.images)[o.keys[:, 0]], rows_in(texts, o.texts)[o.keys[:, 1]]) for o in others
     ]
-    codes = to_codes(rows["image"][mine.keys[:, 0]], rows["text"][mine.keys[:, 1]])
+    codes = to_codes(rows["image"][content.keys[:, 0]], rows["text"][content.keys[:, 1]])
     found_key = rows_in([as_column(k) for k in known_keys], as_column(codes))
-    new_keys = mine.keys[found_key < 0]
+    new_keys = content.keys[found_key < 0]
     taken_images, taken_texts = new_first(found_image < 0, new_keys[:, 0]), new_first(found_text < 0, new_keys[:, 1])
-    place_image, place_text = inverse(taken_images, len(mine.images)), inverse(taken_texts, len(mine.texts))
+    place_image, place_text = inverse(taken_images, len(content.images)), inverse(taken_texts, len(content.texts))
     here = to_codes(place_image[new_keys[:, 0]], place_text[new_keys[:, 1]])
     rows["image_text"] = found_key.copy()
     rows["image_text"][found_key < 0] = sum(map(len, known_keys)) + np.argsort(np.argsort(here))
@@ -92,9 +92,9 @@ def share(earlier: list[Path], prepared: Path, output: Path) -> None:
     with atomic_path(output) as folder:
         folder.mkdir()
         for name, column, values, taken in (
-            ("images", "sha256", mine.images, taken_images),
+            ("images", "sha256", content.images, taken_images),
             ("locations", "location", locations, taken_images),
-            ("texts", "text", mine.texts, taken_texts),
+            ("texts", "text", content.texts, taken_texts),
         ):
             pq.write_table(pa.table({column: values.take(pa.array(taken))}), folder / f"{name}.parquet")
         pairs = split_codes(np.sort(here))

@@ -126,9 +126,9 @@ def group_tables(group: list[Section], published: list[Published]) -> tuple[list
     row, names = first.row, [section.name for section in group]
     rows = [line for section in group for line in section.rows]
     alias = row.aliases.get(row.headline, "")
-    body = [f"# {row.title}: {row.headline} ({alias})" if alias else f"# {row.title}: {row.headline}", said_of(group)]
+    body = [f"# {row.title}: {row.headline} ({alias})" if alias else f"# {row.title}: {row.headline}", data_note(group)]
     tex = []
-    said = {section.name: section.rows[0]["protocol"] for section in group}
+    protocol = {section.name: section.rows[0]["protocol"] for section in group}
     lines = [line for section in group for line in section.lines]
     for pool in pools_of(first.tasks):
         others = [other for name in names for other in chosen(published, name, pool)]
@@ -138,7 +138,7 @@ def group_tables(group: list[Section], published: list[Published]) -> tuple[list
         for average in ("mean", "data sets"):
             if weights := averages(first.tasks, pool).get(average):
                 shown = others if average == "mean" else []
-                header, cells = measure_table(lines, said, weights, pool, row.measures, shown)
+                header, cells = measure_table(lines, protocol, weights, pool, row.measures, shown)
                 body += [f"{pool} pool by measure, {'mean of tasks' if average == 'mean' else 'mean of data sets'}:"]
                 body += [markdown(header, cells)]
                 tex += [f"% by measure, {average}", latex(header, cells)]
@@ -151,7 +151,7 @@ def group_tables(group: list[Section], published: list[Published]) -> tuple[list
     return body, tex
 
 
-def said_of(group: list[Section]) -> str:
+def data_note(group: list[Section]) -> str:
     """Say what the numbers of a group are and what they were made of."""
     missing = sorted({section.missing for section in group})
     lost = (
@@ -168,11 +168,11 @@ def said_of(group: list[Section]) -> str:
 
 def protocols(project: Project, row: Benchmark, bench: PreparedBenchmark) -> dict[str, dict[str, str]]:
     """Say by backbone how the numbers of a benchmark came about."""
-    said = ", ".join(f"{key} {value}" for key, value in row.options.items() if key not in HIDDEN_OPTIONS)
+    protocol = ", ".join(f"{key} {value}" for key, value in row.options.items() if key not in HIDDEN_OPTIONS)
     data = revision(row.dataset, project.datasets[row.dataset])
     return {
         name: {
-            "protocol": said,
+            "protocol": protocol,
             "fusion": project.backbones[name].fusion,
             "queries": query_counts(bench),
             "data": data,

@@ -37,9 +37,9 @@ def full_rows(
     return rows
 
 
-def protocol_of(said: str, calibration: str) -> str:
+def protocol_of(protocol: str, calibration: str) -> str:
     """Join what a benchmark says of its protocol with the calibration."""
-    return ", ".join(filter(None, [said, f"calibration {calibration}"]))
+    return ", ".join(filter(None, [protocol, f"calibration {calibration}"]))
 
 
 def full_table(rows: list[dict[str, Any]], pool: str, published: list[Published]) -> tuple[list[str], list[list[str]]]:

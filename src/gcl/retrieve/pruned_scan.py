@@ -78,9 +78,9 @@ class QueryScan:
         device = self.device
         n = len(query.vectors)
         self.group = next((size for size in (GROUP, 8, 4, 2) if 2 * k * size <= BLOCK), 1)
-        asked = torch.from_numpy(query.vectors).to(device)
-        self.error = precision.error(asked)  # (Q,)
-        self.across = asked.to(precision.dtype).T.contiguous()  # (D, Q)
+        query_vectors = torch.from_numpy(query.vectors).to(device)
+        self.error = precision.error(query_vectors)  # (Q,)
+        self.across = query_vectors.to(precision.dtype).T.contiguous()  # (D, Q)
         self.products = memory[: len(memory) // n * n].view(-1, n)
         self.factors = torch.from_numpy(query.factors).to(device)  # (Q, 3) float64
         self.offsets = torch.from_numpy(query.offsets).to(device)
@@ -191,8 +191,8 @@ def largest(found: Tensor, cut: Tensor) -> Tensor:
 def exact_scores(query: Query, queries: Ints, rows: Ints, pool: Pool) -> Floats:
     """Return the scores of some queries with some rows, (n,) each, sorted by query, as `exact` defines them."""
     cosines = np.empty(len(rows))
-    asked = query.vectors.astype(np.float64)
-    starts = np.searchsorted(queries, np.arange(len(asked) + 1))
+    query_vectors = query.vectors.astype(np.float64)
+    starts = np.searchsorted(queries, np.arange(len(query_vectors) + 1))
 
     def score(first: int, last: int) -> None:
         begin = starts[first]
@@ -200,10 +200,10 @@ def exact_scores(query: Query, queries: Ints, rows: Ints, pool: Pool) -> Floats:
         for number in range(first, last):
             for start in range(starts[number], starts[number + 1], PIECE):
                 own = slice(start, min(start + PIECE, starts[number + 1]))
-                cosines[own] = vectors[own.start - begin : own.stop - begin].astype(np.float64) @ asked[number]
+                cosines[own] = vectors[own.start - begin : own.stop - begin].astype(np.float64) @ query_vectors[number]
 
     bounds = [0]  # as many queries at a time as ask for PAIRS rows
-    while bounds[-1] < len(asked):
+    while bounds[-1] < len(query_vectors):
         more = int(np.searchsorted(starts, starts[bounds[-1]] + PAIRS, side="right")) - 1
         bounds.append(max(bounds[-1] + 1, more))
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:

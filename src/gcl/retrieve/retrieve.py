@@ -83,7 +83,7 @@ def rank_seed(
                 yield run_table(task, pool, mode, seed, ranker.rank(task, pool, mode, k), bench)
 
 
-def calibration_of(onnx: Path, seed: str | None, given: Path | None, modes: list[str]) -> Path | None:
+def calibration_of(onnx: Path, seed: str | None, chosen: Path | None, modes: list[str]) -> Path | None:
     """Return the file of statistics of a model, or of one of its seeds; None where no mode needs any.
 
     Raises:
@@ -91,8 +91,8 @@ def calibration_of(onnx: Path, seed: str | None, given: Path | None, modes: list
     """
     if modes == ["none"]:
         return None
-    folder = given or (onnx if seed is None else onnx / seed)
-    name = f"{seed}.json" if seed is not None and given else "calibration.json"
+    folder = chosen or (onnx if seed is None else onnx / seed)
+    name = f"{seed}.json" if seed is not None and chosen else "calibration.json"
     path = folder / name if folder.is_dir() else folder
     if not path.exists():
         raise UserError(

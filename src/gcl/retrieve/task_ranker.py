@@ -72,9 +72,9 @@ class Ranker:
     def rank(self, task: Task, pool: str, mode: str, k: int) -> Ranked:
         """Rank a pool: the whole of it, or each query's own list."""
         tables = tuple(task.pools[pool])
-        items, asked = self.distinct(tables), self.distinct((task.queries,)).rows
+        items, items_of = self.distinct(tables), self.distinct((task.queries,)).rows
         if pool in task.listed:
-            return self.rank_lists(task, pool, self.queries((task.queries,), mode), asked, mode, k)
+            return self.rank_lists(task, pool, self.queries((task.queries,), mode), items_of, mode, k)
         users = self.users(tables)
         if (tables, mode) not in self.found:
             self.found[tables, mode] = self.search(users, tables, mode, k)
@@ -82,7 +82,7 @@ class Ranker:
         if (task, pool) == users[-1]:  # the last that asks
             del self.found[tables, mode]
         k_all = k + self.excluded_most(task)
-        scores, rows = expanded(best[asked], groups[asked], members_of(items.rows, len(items.images)), k_all)
+        scores, rows = expanded(best[items_of], groups[items_of], members_of(items.rows, len(items.images)), k_all)
         return without(Ranked(scores, rows), self.excluded_rows(task, pool), k)
 
     def users(self, tables: tuple[str, ...]) -> list[tuple[Task, str]]:
@@ -119,7 +119,7 @@ class Ranker:
         row_of = {item_id: row for item_id, row in zip(ids.to_pylist(), found, strict=True) if row is not None}
         return [{row_of[c] for c in out.get(query, ()) if c in row_of} for query in self.bench.queries(task)]
 
-    def rank_lists(self, task: Task, pool: str, queries: list[Query], asked: Ints, mode: str, k: int) -> Ranked:
+    def rank_lists(self, task: Task, pool: str, queries: list[Query], items_of: Ints, mode: str, k: int) -> Ranked:
         """Rank each query's own list."""
         items = self.distinct(tuple(task.pools[pool]))
         lists = self.bench.lists[task.name, pool]
@@ -132,7 +132,7 @@ class Ranker:
         for number, (query, (distinct, places)) in enumerate(zip(ids, own, strict=True)):
             chosen = compact[at : at + len(distinct)]
             at += len(distinct)
-            part, row = divmod(int(asked[number]), QUERIES)
+            part, row = divmod(int(items_of[number]), QUERIES)
             one = queries[part].row(row)
             scores, found = rank_list(one, vectors[chosen], modalities[chosen], places, k)
             ranked.scores.append(scores)

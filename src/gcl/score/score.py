@@ -50,13 +50,13 @@ def per_query(ranking: Ranking, evaluator: Any, queries: list[str], measures: li
     that AP@k, which divides by R, is scaled by R / min(R, k).
     """
     places = [-float(rank) for rank in range(max(map(cutoff_of, measures)))]
-    given = {q: dict(zip(row, places, strict=False)) for q, row in zip(queries, ranking.candidates, strict=True)}
+    ranked = {q: dict(zip(row, places, strict=False)) for q, row in zip(queries, ranking.candidates, strict=True)}
     row_of = {query: i for i, query in enumerate(queries)}
     columns: dict[str, list[int]] = {}
     for i, measure in enumerate(measures):
         columns.setdefault(str(ir_measures.parse_measure(library_name(measure))), []).append(i)
     values = np.zeros((len(queries), len(measures)), np.float32)  # a query without qrels counts as a miss
-    for found in evaluator.iter_calc(given):
+    for found in evaluator.iter_calc(ranked):
         for column in columns[str(found.measure)]:
             values[row_of[found.query_id], column] = found.value
     for column in (i for i, measure in enumerate(measures) if measure.startswith("APmin@")):

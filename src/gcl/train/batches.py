@@ -120,6 +120,6 @@ class Loader:
         draw = self.order.draw(step)
         texts = [self.text_rows[r][int(v * len(self.text_rows[r]))] for r, v in zip(draw.rows, draw.views, strict=True)]
         pixels = torch.from_numpy(np.stack([future.result() for future in futures]))
-        said = [self.texts[t] for t in texts[self.part]]
-        ids = torch.from_numpy(to_ids(self.built.tokenizer, said, self.built.clean))
+        captions = [self.texts[t] for t in texts[self.part]]
+        ids = torch.from_numpy(to_ids(self.built.tokenizer, captions, self.built.clean))
         return Batch(pixels, ids, torch.from_numpy(self.image_rows[draw.rows]), torch.tensor(texts))

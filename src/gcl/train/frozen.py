@@ -141,8 +141,8 @@ def train_heads(
         steps.begin()
         same = duplicates(batch.image_ids, batch.text_ids)
         unit = triplet({m: by_modality[m](x) for m, x in batch.features.items()}, fusion)
-        said = data.sentences[batch.text_ids] if data.sentences is not None and recipe.loss.separation else None
-        loss = recipe_loss(unit, recipe.loss, temperature, same, said)
+        sentences = data.sentences[batch.text_ids] if data.sentences is not None and recipe.loss.separation else None
+        loss = recipe_loss(unit, recipe.loss, temperature, same, sentences)
         loss.backward()
         steps.end(loss.item(), same.shape[1])
     return {k: v for head in heads for k, v in head.folded().items()}, steps.curve
@@ -150,7 +150,7 @@ def train_heads(
 
 def parity_sample(data: Features, keys: dict[str, Keys], state: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """Return features and torch's outputs for them, the reference of the ONNX export."""
-    given = {"image": data.images, "text": data.text, "image_text": data.fused}
-    sample = {m: x[:PARITY_ROWS] for m in keys if (x := given[m]) is not None}
+    features = {"image": data.images, "text": data.text, "image_text": data.fused}
+    sample = {m: x[:PARITY_ROWS] for m in keys if (x := features[m]) is not None}
     outputs = {f"{m}_outputs": apply_folded(keys[m], state, x).numpy() for m, x in sample.items()}
     return {f"{m}_features": x.numpy() for m, x in sample.items()} | outputs

@@ -77,10 +77,15 @@ def loss_of(task: StepSetting, batch: Batch, units: UnitVectors, rows: slice) ->
     rank = task.rank
     whole = UnitVectors(*(gathered(part.detach(), rank).requires_grad_() for part in units))
     same = duplicates(batch.image_ids.to(rank.device), batch.text_ids.to(rank.device))
-    said = None if task.sentences is None else task.sentences[batch.text_ids].to(rank.device)
+    sentences = None if task.sentences is None else task.sentences[batch.text_ids].to(rank.device)
     temperature = task.loss.temperature
     loss = recipe_loss(
-        whole, task.loss, (-task.scale).exp() if task.scale is not None else float(temperature), same, said, rows
+        whole,
+        task.loss,
+        (-task.scale).exp() if task.scale is not None else float(temperature),
+        same,
+        sentences,
+        rows,
     )
     loss.backward()
     at_vectors, at_mix = (torch.zeros_like(part) if part.grad is None else part.grad for part in whole)

@@ -71,8 +71,8 @@ def add(tables: dict[str, list[Item]], kind: str, number: int, image: str, text:
     """Add a picture in its three forms."""
     for modality in MODALITIES:
         images = (image,) if modality != "text" else ()
-        said = text if modality != "image" else None
-        tables[f"{kind}_{modality}"].append(Item(item_id(modality, number), said, images))
+        shown_text = text if modality != "image" else None
+        tables[f"{kind}_{modality}"].append(Item(item_id(modality, number), shown_text, images))
 
 
 READER = Reader(read_clipart9, Options)

@@ -120,20 +120,20 @@ def read_covr(folder: Path, images: Path, row: Benchmark) -> Contents:
     targets = {t["pth2"] for t in triplets}
     unweighted = 0
     for triplet in triplets:
-        asked, target = triplet["pth1"], triplet["pth2"]
+        reference, target = triplet["pth1"], triplet["pth2"]
         query = f"q/{target}"
         count = counts[videos[target]]
         if isinstance(count, int):
             frames, weights = target_images(videos[target], count, triplet.get("scores") or "", options)
             unweighted += options.pooling == "scores" and not weights
             pool.append(Item(target, None, frames, weights))
-        if asked in dead:
+        if reference in dead:
             missing.append(("covr", query))
             continue
-        queries.append(Item(query, clean_edit(triplet["edit"]), (f"{videos[asked]}::middle",)))
+        queries.append(Item(query, clean_edit(triplet["edit"]), (f"{videos[reference]}::middle",)))
         qrels.append(Qrel("covr", query, target))
-        if asked in targets and asked != target:
-            excluded.append(Excluded("covr", query, [asked]))
+        if reference in targets and reference != target:
+            excluded.append(Excluded("covr", query, [reference]))
     if unweighted:
         log.warning("%d targets have no score per frame: their frames weigh alike", unweighted)
     task = Task("covr", "image_text", "image", "query", {"all": ["pool"]})

@@ -172,26 +172,28 @@ def read_queries(
     source: Source, task: str, mode: str, prompts: PromptTable, rejects: Rejects
 ) -> tuple[list[Item], set[Qrel]]:
     """Read a task's queries, and what they say is relevant."""
-    asked, wanted = MODALITIES[task_number(task)]
-    items, said = [], set()
+    query_modality, wanted = MODALITIES[task_number(task)]
+    items, listed_positives = [], set()
     for place, record in read_jsonl(source.queries(task)):
         query_id = item_id(record, "qid", place)
         found = modality(text_of(record, "query_modality", place), place)
-        if found != asked:
-            raise UserError(f"{place}: query of modality {found}, but {task} asks with {asked}")
-        key = (query_id.split(":")[0], asked, wanted)
+        if found != query_modality:
+            raise UserError(f"{place}: query of modality {found}, but {task} asks with {query_modality}")
+        key = (query_id.split(":")[0], query_modality, wanted)
         if mode != "none" and key not in prompts:
-            raise UserError(f"{place}: query_instructions.tsv has no prompt for data set {key[0]}, {asked} to {wanted}")
+            raise UserError(
+                f"{place}: query_instructions.tsv has no prompt for data set {key[0]}, {query_modality} to {wanted}"
+            )
         prompt = choose_prompt(prompts.get(key, []), mode, query_id)
         text = prompted(prompt, text_or_none(record, "query_txt", place)) or None
         images = source.location(record, "query_img_path", place)
-        said |= {Qrel(task, query_id, did) for did in positives(record, place)}
+        listed_positives |= {Qrel(task, query_id, did) for did in positives(record, place)}
         if text is None and not images:
             rejects.rows.append((f"{task} {query_id}", place, "neither text nor image"))
             rejects.missing.append((task, query_id))
             continue
         items.append(Item(query_id, text, images))
-    return items, said
+    return items, listed_positives
 
 
 def read_pool(source: Source, task: str, rejects: Rejects) -> list[Item]:
@@ -227,10 +229,10 @@ def read_mbeir(folder: Path, images: Path, row: Benchmark) -> Contents:
     tables: dict[str, list[Item]] = {}
     tasks, qrels, rejects = [], [], Rejects()
     for name in names:
-        tables[f"query_{name}"], said = read_queries(source, name, options.prompts, prompts, rejects)
+        tables[f"query_{name}"], listed_positives = read_queries(source, name, options.prompts, prompts, rejects)
         tables[f"pool_{name}"] = read_pool(source, name, rejects)
         found = read_qrels(source.qrels(name), name)
-        if different := said ^ {qrel._replace(relevance=1) for qrel in found}:
+        if different := listed_positives ^ {qrel._replace(relevance=1) for qrel in found}:
             log.warning("%s: pos_cand_list and qrels differ in %d lines; the qrels count", name, len(different))
         qrels += found
         pools = {"local": [f"pool_{name}"]} | ({"global": [f"pool_{n}" for n in names]} if is_whole else {})

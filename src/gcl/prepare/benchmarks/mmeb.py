@@ -86,9 +86,9 @@ def read_rows(path: Path, keep: bool) -> Iterator[Row]:
         texts = spread(record["tgt_text"], n, "tgt_text", place)
         told = spread(record.get("tgt_inst"), n, "tgt_inst", place) if keep else [""] * n
         paths = spread(record.get("tgt_img_path"), n, "tgt_img_path", place)
-        asked = [record.get("qry_inst") or "", record["qry_text"] or ""] if keep else [record["qry_text"] or ""]
+        question = [record.get("qry_inst") or "", record["qry_text"] or ""] if keep else [record["qry_text"] or ""]
         candidates = [(joined([i, t]), p) for i, t, p in zip(told, texts, paths, strict=True)]
-        yield Row(place, joined(asked), record["qry_img_path"] or "", candidates)
+        yield Row(place, joined(question), record["qry_img_path"] or "", candidates)
 
 
 def joined(parts: list[str]) -> str:
@@ -107,11 +107,11 @@ class CandidateTables:
     def content(self, text: str, image: str, modality: str | None, place: str) -> tuple[str | None, tuple[str, ...]]:
         """Return what an item has: what is stored or, without instructions, what the task's modality says."""
         is_kept = self.options.instructions == "keep" or modality is None
-        said = text if text and (is_kept or modality != "image") else None
+        shown_text = text if text and (is_kept or modality != "image") else None
         images = (locate(self.images, image, place),) if image and (is_kept or modality != "text") else ()
-        if said is None and not images:
+        if shown_text is None and not images:
             raise UserError(f"{place}: an item has neither text nor image (expected {modality or 'either'})")
-        return said, images
+        return shown_text, images
 
     def candidate(self, table: str, text: str, image: str, modality: str | None, place: str) -> str:
         """Return the id of a candidate in a table, new or known."""
