@@ -195,6 +195,13 @@ def test_calibration_without_statistics_is_refused(ready):
         retrieve(prepared, [embeddings], None, onnx, None, ["center"], 3, "cpu", None, output)
 
 
+def test_the_calibration_of_one_model_is_not_taken_for_all_seeds(ready, tmp_path):
+    prepared, embeddings, onnx, output = ready
+    (tmp_path / "calibration.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"is of one model, expected the folder that holds seed0\.json"):
+        retrieve(prepared, [embeddings], None, onnx, tmp_path / "calibration.json", ["center"], 3, "cpu", None, output)
+
+
 def test_rows_of_a_mapped_file_are_those_of_the_array(tmp_path, rng):
     array = rng.normal(size=(50, 3)).astype(np.float32)
     np.save(tmp_path / "a.npy", array)

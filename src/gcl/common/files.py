@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,23 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     finally:
         path.unlink()
         file.close()
+
+
+def walked(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """Yield everything below a folder that is no folder; linked folders are entered, each once, so that loops end.
+
+    Args:
+        folder: where to look.
+        on_error: called for a folder that can't be read; none: it counts as empty.
+    """
+    seen = set()
+    for root, folders, names in os.walk(folder, onerror=on_error, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(root) / name for name in names)
 
 
 def sha256_file(path: Path) -> str:

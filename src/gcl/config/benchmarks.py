@@ -11,6 +11,11 @@ from gcl.common.rows import STRICT, Count, Modality
 Measure = Annotated[str, Field(pattern=r"^(Success|R|nDCG|AP|APmin)@[1-9]\d*$")]
 
 
+def cutoff_of(measure: str) -> int:
+    """Return k of Name@k."""
+    return int(measure.split("@")[1])
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ImagesFrom:
     """The data set that holds a benchmark's images, where that is not the benchmark's own."""

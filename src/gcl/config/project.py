@@ -17,7 +17,7 @@ from gcl.common.errors import UserError
 from gcl.common.names import lookup
 from gcl.common.rows import STRICT, Count, Share, load_yaml, mapping, parse, to_json
 from gcl.config.backbones import Backbone, backbone_files
-from gcl.config.benchmarks import Benchmark
+from gcl.config.benchmarks import Benchmark, cutoff_of
 from gcl.config.datasets import Dataset, selected
 from gcl.config.recipes import Recipe, ancestry
 
@@ -172,20 +172,15 @@ def check_benchmark(project: Project, name: str) -> None:
     row = lookup(project.benchmarks, name, "benchmark", "config/benchmarks.yaml")
     for dataset in (row.dataset, *([row.images.dataset] if row.images else [])):
         lookup(project.datasets, dataset, "data set", "config/datasets.yaml")
-    deepest = max(row.measures, key=cutoff)
-    if project.config.depth <= cutoff(deepest):
+    deepest = max(row.measures, key=cutoff_of)
+    if project.config.depth <= cutoff_of(deepest):
         raise UserError(
             f"config.yaml: depth: {project.config.depth} candidates are kept for a query, but {name} is measured by "
-            f"{deepest}; expected more than {cutoff(deepest)}, so that ties at the cut-off can be counted"
+            f"{deepest}; expected more than {cutoff_of(deepest)}, so that ties at the cut-off can be counted"
         )
     headlines = [row.headline, *(facts.headline for facts in row.tasks.values())]
     for headline in filter(None, headlines):
         lookup(dict.fromkeys(row.measures), headline, f"headline of {name}: measure", "its own list of measures")
-
-
-def cutoff(measure: str) -> int:
-    """Return k of Name@k."""
-    return int(measure.rpartition("@")[2])
 
 
 def wanted(project: Project, dataset: str) -> Dataset:

@@ -5,7 +5,6 @@ Out: image.onnx (pixels -> features), text.onnx (token ids -> features), image_t
      tokenizer.json, export.json.
 """
 
-import json
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import onnx
 
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
-from gcl.common.files import atomic_path, sha256_file
+from gcl.common.files import atomic_path, sha256_file, write_json
 from gcl.export.graphs import IR_VERSION, OUTPUT
 from gcl.infer.model_folder import read_export
 from gcl.infer.session import open_session
@@ -89,7 +88,7 @@ def bundle(towers: Path, heads: Path, calibration: Path | None, output: Path) ->
         graphs = {p.stem: {"file": p.name, "sha256": sha256_file(p)} for p in sorted(folder.glob("*.onnx"))}
         tokenizer = read_export(towers)["tokenizer"]
         about |= {"kind": "all", "takes": "pixels and token ids", "graphs": graphs, "tokenizer": tokenizer}
-        (folder / "export.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(folder / "export.json", about)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
-from gcl.common.files import atomic_path, sha256_file
+from gcl.common.files import atomic_path, sha256_file, write_json
 from gcl.common.rows import from_json, to_json
 from gcl.config.backbones import Backbone
 from gcl.export.graphs import export_module, head_graph
@@ -61,8 +61,7 @@ def write_export(folder: Path, kind: str, name: str, backbone: Backbone, more: d
     }
     if (folder / "tokenizer.json").exists():
         about["tokenizer"] = {"file": "tokenizer.json", "sha256": sha256_file(folder / "tokenizer.json")}
-    text = json.dumps(about | more, indent=2, sort_keys=True, allow_nan=False)
-    (folder / "export.json").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "export.json", about | more)
 
 
 def settings(built: Built) -> dict[str, Any]:

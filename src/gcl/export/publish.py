@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from gcl.common.command import parser, run
-from gcl.common.files import atomic_path
+from gcl.common.files import atomic_path, write_json
 from gcl.common.markup import markdown
 from gcl.common.names import lookup
 from gcl.common.rows import load_yaml
@@ -65,7 +65,7 @@ def publish(name: str, recipe: str, seed: int, config: Path, results: Path | Non
         shown = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8")) | {
             "trainable": "all"
         }  # these are all weights
-        (folder / "checkpoint.json").write_text(json.dumps(shown, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(folder / "checkpoint.json", shown)
 
 
 def main() -> None:

@@ -9,23 +9,15 @@ import json
 import os
 from pathlib import Path
 
-from gcl.common.files import sha256_file, write_json
+from gcl.common.files import sha256_file, walked, write_json
 
 OURS = ("fetched.json", "rejects.csv", ".unpacked")  # what `fetch` and `check` write there
 
 
 def files_of(folder: Path) -> list[Path]:
-    """List the regular files below a folder, in order; linked folders are entered once."""
-    found, seen = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if name not in OURS]
-        found += [path for name in names if name not in OURS and (path := Path(root) / name).is_file()]
-    return sorted(found)
+    """List the regular files below a folder, in order, but for what the stages write there."""
+    paths = (path for path in walked(folder) if not set(path.relative_to(folder).parts) & set(OURS))
+    return sorted(path for path in paths if path.is_file())
 
 
 def fingerprint(folder: Path, memory: Path) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcl.common.errors import UserError
+from gcl.common.files import write_json
 from gcl.common.rows import mapping, to_json
 from gcl.config.recipes import Recipe
 
@@ -34,9 +35,7 @@ def write_checkpoint(folder: Path, file: str, state: Any, about: dict[str, Any],
     folder.mkdir(exist_ok=True)
     save_file({k: v.contiguous() for k, v in sorted(state.items())}, folder / file)
     (folder / file).chmod(0o644)  # safetensors makes files for their owner alone
-    (folder / "checkpoint.json").write_text(
-        json.dumps(about | {"weights": file}, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    write_json(folder / "checkpoint.json", about | {"weights": file})
     with (folder / "curve.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(curve[0]) if curve else CURVE, lineterminator="\n")
         writer.writeheader()
@@ -58,9 +57,7 @@ def write_model(folder: Path, built: "Built", about: dict[str, Any], curve: list
     state = {k: v.detach().cpu().clone() for k, v in built.model.state_dict().items()}
     write_checkpoint(folder, FILES[built.layout], state, about | {"layout": built.layout}, curve)
     if built.layout in CONFIGS:
-        (folder / CONFIGS[built.layout]).write_text(
-            json.dumps(built.config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-        )
+        write_json(folder / CONFIGS[built.layout], built.config)
     built.tokenizer.save(str(folder / "tokenizer.json"))
 
 

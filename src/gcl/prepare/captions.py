@@ -79,3 +79,8 @@ def json_captions(data: bytes) -> tuple[str, ...]:
     if isinstance(about, list):
         return captions_of(about)
     raise UserError(f"side-car holds {str(about)[:60]!r}, expected an object with one of {', '.join(CAPTION_COLUMNS)}")
+
+
+def side_car_captions(suffix: str, data: bytes) -> tuple[str, ...]:
+    """Return the captions in a side-car, .txt or .json."""
+    return json_captions(data) if suffix == ".json" else (well_formed(decode_text(data), "caption"),)

@@ -1,13 +1,13 @@
 """What lies in a folder of pairs: every file once, links followed, and which files belong to which split."""
 
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 from gcl.common.errors import UserError
+from gcl.common.files import walked
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -32,14 +32,7 @@ def files_below(folder: Path) -> list[Path]:
     def fail(error: OSError) -> None:
         raise UserError(f"can't read {error.filename}: {error.strerror}") from error
 
-    found, seen = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=fail):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()  # a link that leads back
-            continue
-        seen.add(real)
-        found += [Path(root) / name for name in names]
+    found = list(walked(folder, fail))
     kept = [path for path in found if not is_of_the_system(str(path.relative_to(folder)))]
     if len(kept) < len(found):
         log.info("%s: skipped %d files of operating systems (._*, __MACOSX, .DS_Store)", folder, len(found) - len(kept))

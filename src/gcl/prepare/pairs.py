@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from gcl.common.errors import UserError
 from gcl.data.containers import TarIndex, arrow_table, image_field, parquet_row_groups, tar_index
 from gcl.data.records import Pair, read_parquet
-from gcl.prepare.captions import CAPTION_COLUMNS, captions_of, decode_text, encoding_of, json_captions, well_formed
+from gcl.prepare.captions import CAPTION_COLUMNS, captions_of, encoding_of, side_car_captions, well_formed
 from gcl.prepare.folders import files_below, is_of_the_system, of_training
 
 log = logging.getLogger(__name__)
@@ -162,11 +162,8 @@ def refuse(why: str) -> tuple[str, ...]:
 
 
 def side_car(files: list[Path]) -> tuple[str, ...]:
-    """Return the captions in the first of some side-cars."""
-    if not files:
-        return ()
-    data = files[0].read_bytes()
-    return json_captions(data) if files[0].suffix.lower() == ".json" else (well_formed(decode_text(data), "caption"),)
+    """Return the captions in the first of some side-cars, none where there is none."""
+    return side_car_captions(files[0].suffix.lower(), files[0].read_bytes()) if files else ()
 
 
 def webdataset(folder: Path) -> Iterator[Pair]:
@@ -193,9 +190,8 @@ def shard_pair(shard: Path, stem: str, files: dict[str, str], index: TarIndex) -
         return checked(name, f"{shard}::{stem}", partial(refuse, f"no image among {', '.join(sorted(files.values()))}"))
 
     def captions() -> tuple[str, ...]:
-        if ".txt" in files:
-            return (well_formed(decode_text(index.read(files[".txt"])), "caption"),)
-        return json_captions(index.read(files[".json"])) if ".json" in files else ()
+        suffix = next((s for s in SIDE_CARS if s in files), None)
+        return side_car_captions(suffix, index.read(files[suffix])) if suffix else ()
 
     return checked(name, f"{shard}::{image}", captions)
 

@@ -91,6 +91,8 @@ def calibration_of(onnx: Path, seed: str | None, chosen: Path | None, modes: lis
     """
     if modes == ["none"]:
         return None
+    if seed is not None and chosen is not None and chosen.is_file():
+        raise UserError(f"--calibration {chosen} is of one model, expected the folder that holds {seed}.json and so on")
     folder = chosen or (onnx if seed is None else onnx / seed)
     name = f"{seed}.json" if seed is not None and chosen else "calibration.json"
     path = folder / name if folder.is_dir() else folder

@@ -6,8 +6,9 @@ import ir_measures
 import numpy as np
 
 from gcl.common.errors import UserError
+from gcl.config.benchmarks import cutoff_of
 from gcl.retrieve.run_file import Ranking
-from gcl.score.score import cutoff_of, library_name, per_query
+from gcl.score.score import library_name, per_query
 
 
 def evaluate(

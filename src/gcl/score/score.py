@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from gcl.common.command import parser, run
 from gcl.common.csv_files import write_csv
 from gcl.common.files import atomic_path
+from gcl.config.benchmarks import cutoff_of
 from gcl.data.prepared import PreparedBenchmark, read_benchmark
 from gcl.data.records import read_parquet
 from gcl.retrieve.run_file import Ranking, rankings
@@ -64,11 +65,6 @@ def per_query(ranking: Ranking, evaluator: Any, queries: list[str], measures: li
             if query in row_of:
                 values[row_of[query], column] *= len(positives) / min(len(positives), cutoff_of(measures[column]))
     return values
-
-
-def cutoff_of(measure: str) -> int:
-    """Return k of Name@k."""
-    return int(measure.split("@")[1])
 
 
 def decided_by_tie(ranking: Ranking, relevant: dict[str, dict[str, int]], queries: list[str], cutoff: int) -> int:

@@ -1,4 +1,4 @@
-"""Means of tasks with their spread over seeds and their bootstrap interval: plain arrays, no files."""
+"""Means of tasks with their spread over seeds and their bootstrap interval, from per-query scores."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

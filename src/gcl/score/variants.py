@@ -9,7 +9,6 @@ Out:   <output>/{fp32,fp16,int8}/, each a model folder; variants.csv and variant
 """
 
 import csv
-import json
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import onnx
 
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
-from gcl.common.files import atomic_path, sha256_file
+from gcl.common.files import atomic_path, sha256_file, write_json
 from gcl.common.markup import markdown
 from gcl.common.names import lookup
 from gcl.data.prepared import read_benchmark
@@ -111,7 +110,7 @@ def make(model: Path, variant: str, folder: Path) -> None:
     if (model / "calibration.json").exists():
         shutil.copyfile(model / "calibration.json", folder / "calibration.json")
     about["dtype"] = DTYPES[variant]
-    (folder / "export.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(folder / "export.json", about)
 
 
 def embed(model: Path, prepared: Path, device: str, output: Path) -> None:
