@@ -20,6 +20,7 @@ from PIL import Image
 
 from gcl.common.errors import UserError
 from gcl.data.images import decode
+from gcl.data.records import read_parquet
 from gcl.prepare.pairs import READERS, SUFFIXES, shape_of
 from gcl.prepare.prepare import prepare_pairs, usable
 
@@ -138,6 +139,25 @@ def test_a_column_that_holds_no_texts_is_rejected_row_by_row(tmp_path, values):
     pairs, rejects = read(tmp_path)
     assert pairs == []
     assert set(rejects) == {"x.parquet row 0", "x.parquet row 1"}
+
+
+def no_utf8(texts):
+    """A column of text that holds bytes of another encoding, as some writers leave them unchecked."""
+    return pa.Array.from_buffers(pa.string(), len(texts), pa.array(texts, pa.binary()).buffers())
+
+
+@pytest.mark.parametrize("column", ["caption", "image"])
+def test_a_cell_in_other_bytes_is_rejected_by_its_row(tmp_path, column):
+    (tmp_path / "a.png").write_bytes(picture())
+    (tmp_path / "b.png").write_bytes(picture(1))
+    cells = {"image": [b"a.png", b"b.png"], "caption": [b"fine", b"good"]}
+    cells[column][1] = b"caf\xe9"
+    pq.write_table(pa.table({name: no_utf8(values) for name, values in cells.items()}), tmp_path / "x.parquet")
+    pairs, rejects = read(tmp_path, "parquet")
+    assert [pair.texts for pair in pairs] == [("fine",)]
+    assert list(rejects) == ["x.parquet row 1"]
+    with pytest.raises(UserError, match=r"can't read .*x\.parquet .* as Parquet: .*Invalid UTF8"):
+        read_parquet(tmp_path / "x.parquet")
 
 
 def test_a_name_in_other_bytes_is_rejected_by_name(tmp_path):

@@ -101,7 +101,9 @@ def write_rejects(path: Path, rejects: Iterable[tuple[str, str, str]]) -> None:
 def read_parquet(path: Path, columns: list[str] | None = None, dictionary: list[str] | None = None) -> pa.Table:
     """Read a Parquet file, some columns as dictionaries; a missing or broken one is a ValueError that names it."""
     try:
-        return pq.read_table(path, columns=columns, read_dictionary=dictionary)
+        table = pq.read_table(path, columns=columns, read_dictionary=dictionary)
+        table.validate(full=True)  # text that is no UTF-8 would be found where nothing names the file
+        return table
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; is the path right, and has what makes it been run?") from error
     except (OSError, pa.ArrowException) as error:

@@ -84,3 +84,20 @@ def json_captions(data: bytes) -> tuple[str, ...]:
 def side_car_captions(suffix: str, data: bytes) -> tuple[str, ...]:
     """Return the captions in a side-car, .txt or .json."""
     return json_captions(data) if suffix == ".json" else (well_formed(decode_text(data), "caption"),)
+
+
+def values_of(cells: Any) -> list[Any]:
+    """Return the values of a column; a text that is no UTF-8 stays bytes, so that only its record is rejected."""
+    try:
+        found: list[Any] = cells.to_pylist()
+        return found
+    except UnicodeDecodeError:
+        return [value_of(cell) for cell in cells]
+
+
+def value_of(cell: Any) -> Any:
+    """Return the value of a cell, or the bytes of a text that is no UTF-8."""
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return cell.as_buffer().to_pybytes() if hasattr(cell, "as_buffer") else b""

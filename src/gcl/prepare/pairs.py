@@ -15,6 +15,7 @@ A reader yields a Pair per record and leaves what is wrong with single records t
 import csv
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 from gcl.common.errors import UserError
 from gcl.data.containers import TarIndex, arrow_table, image_field, parquet_row_groups, tar_index
 from gcl.data.records import Pair, read_parquet
-from gcl.prepare.captions import CAPTION_COLUMNS, captions_of, encoding_of, side_car_captions, well_formed
+from gcl.prepare.captions import CAPTION_COLUMNS, captions_of, encoding_of, side_car_captions, values_of, well_formed
 from gcl.prepare.folders import files_below, is_of_the_system, of_training
 
 log = logging.getLogger(__name__)
@@ -210,8 +211,10 @@ def packed_pairs(path: Path, schema: pa.Schema, batches: Callable[[str], Iterato
     if not are_paths:
         image_field(schema.names, str(path))
     for (first, captions), (_, names) in zip(batches(caption), batches(image if are_paths else caption), strict=True):
-        for number, (text, name) in enumerate(zip(captions.to_pylist(), names.to_pylist(), strict=True), first):
-            location = str(path.parent / (name or "")) if are_paths else f"{path}::{number}"
+        texts = values_of(captions)
+        paths = values_of(names) if are_paths else texts
+        for number, (text, name) in enumerate(zip(texts, paths, strict=True), first):
+            location = str(path.parent / os.fsdecode(name or "")) if are_paths else f"{path}::{number}"
             yield checked(f"{path.name} row {number}", location, partial(captions_of, text))
 
 
