@@ -12,6 +12,7 @@ from gcl.common.rows import parse
 from gcl.config.project import Project
 from gcl.losses.denominators import RULES
 from gcl.prepare.benchmarks import reader_of
+from gcl.prepare.pairs import reader_of_pairs
 from gcl.retrieve.calibration import MODES
 
 
@@ -19,9 +20,16 @@ def check(project: Project) -> None:
     """Look up every name that stands for code.
 
     Raises:
-        UserError: an unknown family, reader, option, task, denominator or calibration; says which is close.
+        UserError: an unknown family, reader, form of pairs, option, task, denominator or calibration; says which is
+            close.
     """
     config, families = project.config, providers("gcl.models", "FAMILY")
+    if not (form := project.datasets[config.pairs].pairs):
+        raise UserError(
+            f"config/datasets.yaml: {config.pairs}: `pairs` is missing, which says how training pairs are read; "
+            "`pairs: auto` tells by the files"
+        )
+    reader_of_pairs(form)
     for name in config.backbones:
         lookup(families, project.backbones[name].family, f"family of {name}", "src/gcl/models/, a module each")
     for name in config.embedded:

@@ -34,7 +34,7 @@ def test_every_configuration_loads(root, name):
 def test_every_row_names_code_that_exists(project):
     assert {row.family for row in project.backbones.values()} <= set(providers("gcl.models", "FAMILY"))
     assert {row.reader for row in project.benchmarks.values()} <= set(providers("gcl.prepare.benchmarks", "READER"))
-    assert {row.pairs for row in project.datasets.values() if row.pairs} <= set(pairs.READERS)
+    assert {row.pairs for row in project.datasets.values() if row.pairs} <= set(pairs.forms())
     assert {row.loss.denominator for row in project.recipes.values()} <= set(RULES)
 
 

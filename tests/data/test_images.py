@@ -12,6 +12,7 @@ from gcl.data.images import decode, load, read_bytes, to_array
 from gcl.data.items import Contents, Item, Qrel, Task
 from gcl.data.records import Pair, read_pairs
 from gcl.prepare.benchmarks import Reader
+from gcl.prepare.pairs import PairReader
 from gcl.prepare.prepare import prepare_benchmark, prepare_pairs
 
 HOW = Preprocess(size=8, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -72,6 +73,11 @@ def test_images_are_read_in_place_from_a_zip(tmp_path, picture):
         read_bytes(f"{tmp_path}/images.zip::00000/2.png")
 
 
+def read_toy(monkeypatch, read):
+    readers = {"toy": PairReader(read, lambda listing: False)}
+    monkeypatch.setitem(prepare_pairs.__globals__, "reader_of_pairs", readers.__getitem__)
+
+
 def broken_reader(tmp_path, picture, n_broken):
     paths = []
     for i in range(10):
@@ -82,7 +88,7 @@ def broken_reader(tmp_path, picture, n_broken):
 
 
 def test_broken_training_images_are_listed_and_bounded(tmp_path, picture, monkeypatch):
-    monkeypatch.setitem(prepare_pairs.__globals__["PAIR_READERS"], "toy", broken_reader(tmp_path, picture, 2))
+    read_toy(monkeypatch, broken_reader(tmp_path, picture, 2))
     prepare_pairs(tmp_path, "toy", 0.2, None, tmp_path / "out")
     lines = (tmp_path / "out/rejects.csv").read_text().splitlines()
     assert len(lines) == 3
@@ -95,7 +101,7 @@ def test_broken_training_images_are_listed_and_bounded(tmp_path, picture, monkey
 def test_a_pair_that_occurs_twice_is_kept_once(tmp_path, picture, monkeypatch):
     (tmp_path / "x.png").write_bytes(encoded(picture))
     pairs = [Pair(n, str(tmp_path / "x.png"), (text,)) for n, text in (("a", "one"), ("b", "two"), ("c", "one "))]
-    monkeypatch.setitem(prepare_pairs.__globals__["PAIR_READERS"], "toy", lambda folder: iter(pairs))
+    read_toy(monkeypatch, lambda folder: iter(pairs))
     prepare_pairs(tmp_path, "toy", 0.0, None, tmp_path / "out")
     assert len(read_pairs(tmp_path / "out").image_rows) == 2
     assert "c," in (tmp_path / "out/rejects.csv").read_text()

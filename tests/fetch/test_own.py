@@ -2,6 +2,9 @@
 
 import os
 
+import pytest
+
+from gcl.common.errors import UserError
 from gcl.fetch import own
 from gcl.fetch.own import fingerprint
 
@@ -35,3 +38,15 @@ def test_what_the_stages_write_there_does_not_count(tmp_path):
     (tmp_path / "mine/loop").symlink_to(tmp_path / "mine")
     assert fingerprint(tmp_path / "mine", tmp_path / "m.json") == before
     assert fingerprint(tmp_path / "no such folder", tmp_path / "n.json") == before
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/a.txt").write_text("a")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(own, "sha256_file", refuse)  # root may read anything
+    with pytest.raises(UserError, match=r"can't read .*mine/a\.txt: Permission denied; make it readable"):
+        fingerprint(tmp_path / "mine", tmp_path / "m.json")

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import normalize
 
+from gcl.common.errors import UserError
 from gcl.config.backbones import Backbone
 from gcl.models import family
 from gcl.models.tokenizers import clip_tokenizer, to_ids
@@ -108,6 +109,51 @@ def test_another_gelu_is_refused(stored, more, config, message):
     weights = {"model": "hf.safetensors", "config": config}
     with pytest.raises(ValueError, match=message):
         family("clip").build(clip_row(weights, **more), stored[0])
+
+
+WRAPPED = {  # as trainers leave them
+    "torch.compile": lambda state: {f"_orig_mod.{k}": v for k, v in state.items()},
+    "compiled in DDP": lambda state: {"state_dict": {f"module._orig_mod.{k}": v for k, v in state.items()}},
+    "DDP around compiled towers": lambda state: {
+        f"module.{k.replace('visual.', 'visual._orig_mod.')}": v for k, v in state.items()
+    },
+    "UniIR": lambda state: {"model": {f"clip_model.{k}": v for k, v in state.items()}, "optimizer": {}, "epoch": 3},
+    "old": lambda state: {"model_state_dict": state | {"attn_mask": torch.zeros(77, 77)}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_what_trainers_put_around_a_model_is_taken_off(stored, tmp_path, wrap):
+    model = stored[1]
+    torch.save(wrap({k: v.clone() for k, v in model.state_dict().items()}), tmp_path / "w.pth")
+    built = family("clip").build(clip_row({"model": "w.pth"}), tmp_path)
+    with torch.inference_mode():
+        found = built.encode(PIXELS, clip_ids())["image"]
+        torch.testing.assert_close(found, model.encode_image(PIXELS), rtol=0, atol=1e-6)
+
+
+def test_names_of_the_file_stand_beside_the_expected(stored, tmp_path):
+    state = {f"tower.{k}" if "visual" in k else k: v.clone() for k, v in stored[1].state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    message = r"missing visual\.class_embedding .*unknown tower\.visual\.class_embedding .*and \d+ more"
+    with pytest.raises(UserError, match=message):
+        family("clip").build(clip_row({"model": "w.safetensors"}), tmp_path)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 27\n"
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(POINTER, "git-lfs pointer"), (b"\n<!DOCTYPE html><html>", "an HTML page"), (b"\x10\0\0", "can't read")],
+)
+def test_what_is_no_file_of_weights_is_called_by_its_name(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=message) as caught:
+        family("clip").build(clip_row({"model": name}), tmp_path)
+    assert "weights_only=False" not in str(caught.value)
+    assert ("unpickling" in str(caught.value)) == (message == "can't read" and name == "w.pt")
 
 
 def test_weights_of_another_shape_are_refused_and_named(stored):

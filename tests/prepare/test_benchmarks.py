@@ -1,5 +1,6 @@
 """The readers of M-BEIR, MMEB, CoVR, CIRR, FashionIQ and CIRCO, on small data sets in the official layouts."""
 
+import csv
 import json
 import shutil
 
@@ -147,6 +148,7 @@ def first_line(change):
         ("query/test/mbeir_nights_task4_test.jsonl", lambda text: text[:-30], r"test\.jsonl:3: no JSON"),
         ("query/test/mbeir_nights_task4_test.jsonl", first_line(lambda r: r | {"query_img_path": "../../etc/x"}), "leaves the folder of images"),
         ("query/test/mbeir_nights_task4_test.jsonl", first_line(lambda r: r | {"query_modality": "text"}), "query of modality text, but nights_task4 asks with image"),
+        ("query/test/mbeir_nights_task4_test.jsonl", first_line(lambda r: r | {"query_txt": "x\ud83d"}), r"jsonl:1: 'query_txt' .* is not well-formed"),
         ("cand_pool/local/mbeir_nights_task4_cand_pool.jsonl", first_line(lambda r: r | {"did": "4:92"}), "id '4:92' occurs twice in table 'pool_nights_task4'"),
         ("cand_pool/local/mbeir_nights_task4_cand_pool.jsonl", first_line(lambda r: r | {"img_path": 3}), "'img_path' is 3, expected a string or null"),
         ("qrels/test/mbeir_nights_task4_test_qrels.txt", lambda text: text + "4:91 0 4:999 1 4\n", "name candidate '4:999', which is in no pool"),
@@ -280,6 +282,25 @@ def test_a_target_in_two_rows_is_named(data, rows, tmp_path):
         read_covr(copy, copy / "WebVid/8M/train", rows["covr_fixture"])
 
 
+@pytest.mark.parametrize(
+    ("mark", "edit"), [("\n", "make it red"), ("\u2028", "make it\u2028red"), ("\x0c", "make it red")]
+)
+def test_a_quoted_cell_of_covr_may_hold_line_breaks(data, rows, tmp_path, mark, edit):
+    copy = tmp_path / "covr"
+    shutil.copytree(data / "covr_fixture", copy)
+    path = copy / "webvid8m-covr_test.csv"
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    lines[0]["edit"] = f"make it{mark}red"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(lines[0]), quoting=csv.QUOTE_ALL)
+        writer.writeheader()
+        writer.writerows(lines)
+    contents = read_covr(copy, copy / "WebVid/8M/train", rows["covr_fixture"])
+    assert contents.tables["query"][0].text in (edit, clean_edit(f"make it{mark}red"))
+    assert len(contents.tables["query"]) + len(contents.missing) == len(lines)
+
+
 def test_cirr_as_prepared(data, rows, tmp_path):
     bench = prepared(data, rows["cirr_fixture"], tmp_path / "p")
     assert bench.qrels["cirr"]["100"] == {"dev-1-0-img0": 1}  # target_hard, whatever target_soft says
@@ -310,6 +331,24 @@ def test_cirr_as_prepared(data, rows, tmp_path):
         ("cirr_fixture", "image_splits/split.rc2.val.json", [], "expected an object of names and files"),
         ("fashioniq_fixture", "captions/cap.dress.val.json", ["x"], "record 0: expected an object, found 'x'"),
         ("circo_fixture", "annotations/val.json", [{"id": 1}], "record 0: 'reference_img_id' is None, expected int"),
+        (
+            "circo_fixture",
+            "annotations/val.json",
+            [{"id": 1, "reference_img_id": 500, "relative_caption": "\ud83d"}],
+            "record 0: 'relative_caption' .* is not well-formed",
+        ),
+        (
+            "cirr_fixture",
+            "captions/cap.rc2.val.json",
+            [{"pairid": 1, "reference": "dev-0-0-img0", "caption": "x\ud83d"}],
+            "record 0: 'caption' .* is not well-formed",
+        ),
+        (
+            "fashioniq_fixture",
+            "captions/cap.dress.val.json",
+            [{"candidate": "B00D0", "target": "B00D1", "captions": ["fine", "\ud83d"]}],
+            "record 0: 'captions' .* is not well-formed",
+        ),
     ],
 )
 def test_a_bad_record_of_the_composed_sets_is_named(data, rows, tmp_path, row, path, content, message):

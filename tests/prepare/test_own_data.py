@@ -1,56 +1,25 @@
 """Pairs as people really have them: what is read, what is rejected by name, and that nothing vanishes."""
 
-import csv
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from gcl.common.errors import UserError
 from gcl.data.images import decode
 from gcl.data.records import read_parquet
-from gcl.prepare.pairs import READERS, SUFFIXES, shape_of
-from gcl.prepare.prepare import prepare_pairs, usable
-
-
-def picture(number=0, form="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((8, 8, 3), 10 * number, np.uint8)).save(buffer, form)
-    return buffer.getvalue()
-
-
-def read(folder, reader="auto"):
-    """The pairs that can be used, and by record why others can't."""
-    with tempfile.TemporaryDirectory() as scratch:
-        pairs, _ = usable(READERS[reader](folder), 1.0, Path(scratch) / "rejects.csv")
-        with (Path(scratch) / "rejects.csv").open(newline="", encoding="utf-8") as file:
-            return pairs, {row["record"]: row["reason"] for row in csv.DictReader(file)}
-
-
-def beside(folder, name, caption, number=0, suffix=".txt"):
-    """Write a picture and its side-car."""
-    (folder / f"{name}.png").write_bytes(picture(number))
-    (folder / f"{name}{suffix}").write_bytes(caption if isinstance(caption, bytes) else caption.encode())
-
-
-def shard(path, members):
-    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
+from gcl.prepare.pairs import SUFFIXES, reader_of_pairs
+from gcl.prepare.pairs.auto import shape_of
+from gcl.prepare.prepare import prepare_pairs
+from support.own import beside, picture, read, shard
 
 
 @pytest.mark.parametrize(
@@ -315,7 +284,7 @@ def test_what_is_found_and_rejected_is_all_that_lies_there(files, form):
             for name, data in files.items():
                 (folder / "".join(name)).write_bytes(data)
         reader = "webdataset" if form == "tar" else "folder"
-        records = {pair.image.rpartition("/")[2].rpartition("::")[2] for pair in READERS[reader](folder)}
+        records = {pair.image.rpartition("/")[2].rpartition("::")[2] for pair in reader_of_pairs(reader).read(folder)}
         names = {"".join(name) for name in files if not "".join(name).startswith("._")}
         images = {name for name in names if name.lower().endswith(SUFFIXES)}
         if form == "tar":  # several images of one stem are one record, named by one of them

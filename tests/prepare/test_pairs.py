@@ -14,7 +14,10 @@ from PIL import Image
 
 from gcl.data.records import Pair
 from gcl.prepare.check import repeats_per_batch
-from gcl.prepare.pairs import READERS, lcs558k, shape_of, table
+from gcl.prepare.pairs import reader_of_pairs
+from gcl.prepare.pairs.auto import shape_of
+from gcl.prepare.pairs.lcs558k import lcs558k
+from gcl.prepare.pairs.table import table
 from gcl.prepare.prepare import prepare_pairs
 
 
@@ -228,7 +231,7 @@ def test_a_compressed_shard_is_explained(tmp_path):
     with tarfile.open(tmp_path / "00000.tar", "w:gz"):
         pass
     with pytest.raises(ValueError, match=r"can't read .*00000\.tar as an uncompressed tar file"):
-        list(READERS["webdataset"](tmp_path))
+        list(reader_of_pairs("webdataset").read(tmp_path))
 
 
 def test_a_cut_shard_is_explained(tmp_path):
@@ -236,7 +239,7 @@ def test_a_cut_shard_is_explained(tmp_path):
 
     write_shards(tmp_path, pictures24())
     path = tmp_path / "00001.tar"
-    location = next(p.image for p in READERS["webdataset"](tmp_path) if p.name.startswith("00001"))
+    location = next(p.image for p in reader_of_pairs("webdataset").read(tmp_path) if p.name.startswith("00001"))
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(ValueError, match=r"00001\.tar ends within"):
         read_bytes(location)
@@ -250,14 +253,14 @@ def test_links_in_a_shard_are_not_followed(tmp_path):
         text = tarfile.TarInfo("a.txt")
         text.size = 3
         archive.addfile(text, io.BytesIO(b"cat"))
-    (pair,) = READERS["webdataset"](tmp_path)
+    (pair,) = reader_of_pairs("webdataset").read(tmp_path)
     assert pair.fault == "no image among a.txt"
 
 
 def test_a_parquet_without_captions_says_what_it_has(tmp_path):
     pq.write_table(pa.table({"image": [b"x"], "label": [1]}), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match="no column for the caption: found image, label"):
-        list(READERS["parquet"](tmp_path))
+        list(reader_of_pairs("parquet").read(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["image_path", "filepath", "path"])
@@ -268,7 +271,7 @@ def test_a_parquet_column_of_paths_names_files_beside_it(tmp_path, name):
     names = [f"pictures/{number}.png" for number in range(3)] + [None]
     table = pa.table({name: names, "caption": ["a", "b", "c", "d"]})
     pq.write_table(table, tmp_path / "pairs.parquet", row_group_size=2)
-    found = list(READERS["parquet"](tmp_path))
+    found = list(reader_of_pairs("parquet").read(tmp_path))
     assert [pair.image for pair in found] == [str(tmp_path / (x or "")) for x in names]
     prepare_pairs(tmp_path, "auto", 0.5, None, tmp_path / "out")
     assert "no image file is named" in (tmp_path / "out/rejects.csv").read_text()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from gcl.config.benchmarks import Benchmark
 from gcl.prepare.benchmarks.clipart9 import read_clipart9
-from gcl.prepare.pairs import pictures
+from gcl.prepare.pairs.pictures import pictures
 from openclipart import build, subject_of
 
 

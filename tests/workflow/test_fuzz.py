@@ -30,7 +30,7 @@ from gcl.infer.encoder import open_encoder
 from gcl.infer.store import read_outputs
 from gcl.models.checkpoints import read_checkpoint, write_checkpoint
 from gcl.prepare.benchmarks import reader_of
-from gcl.prepare.pairs import READERS as PAIRS
+from gcl.prepare.pairs import reader_of_pairs
 from gcl.retrieve.retrieve import retrieve
 from gcl.score.score import score
 from support.arrays import SAME, unit_rows
@@ -339,4 +339,4 @@ def test_pairs(tmp_path, data):
         name, reader = f"x.{form}", "auto"
         content = data.draw(broken(csv.replace(b",", b"\t") if form == "tsv" else csv))
     (folder / name).write_bytes(content)
-    read(lambda: list(PAIRS[reader](folder)))
+    read(lambda: list(reader_of_pairs(reader).read(folder)))

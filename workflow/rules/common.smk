@@ -16,6 +16,7 @@ from gcl.config.paths import earlier, part_names, place, split_part, to_embed
 from gcl.config.project import experiment_of, load, runs_of, wanted
 from gcl.config.recipes import ancestry
 from gcl.fetch.own import fingerprint
+from gcl.prepare.pairs import forms
 from gcl.registries import check
 
 PROJECT = load(config)

@@ -29,7 +29,7 @@ rule prepare_pairs:
     """Turn {CONFIG.pairs} into canonical training pairs"""
     input:
         fetched=f"data/{CONFIG.pairs}/fetched.json",
-        code=code("prepare"),
+        code=code("prepare", *(f"prepare.pairs.{form}" for form in forms())),
     output:
         directory(f"{R}/prepared/{CONFIG.pairs}"),
     log:

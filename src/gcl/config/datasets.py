@@ -58,7 +58,7 @@ class Dataset:
     files: list[File]
     archives: list[Archive] = field(default_factory=list)
     videos: Videos | None = None
-    pairs: str | None = None  # a key of pairs.READERS, for data sets that train
+    pairs: str | None = None  # a module of prepare/pairs/, for data sets that train
 
 
 def selected(dataset: Dataset, tasks: Collection[str] | None) -> Dataset:

@@ -45,7 +45,22 @@ def value_of(record: Any, key: str, kind: type[T], place: str) -> T:
     value = record.get(key) if isinstance(record, dict) else None
     if not isinstance(value, kind):
         raise UserError(f"{place}: '{key}' is {value!r}, expected {kind.__name__}")
+    if isinstance(value, str):
+        well_formed(value, f"{place}: '{key}'")
     return value
+
+
+def well_formed(text: str, what: str) -> str:
+    """Return a text that UTF-8 can hold.
+
+    Raises:
+        UserError: it holds a lone surrogate: half of a character, or a byte of a name that is not UTF-8.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what} {text!r} is not well-formed Unicode (at {error.start}); mend or rename it") from error
+    return text
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -76,7 +91,7 @@ def text_of(record: dict[str, Any], key: str, place: str) -> str:
     value = record.get(key)
     if not isinstance(value, str) or not value:
         raise UserError(f"{place}: '{key}' is {value!r}, expected a string that isn't empty")
-    return value
+    return well_formed(value, f"{place}: '{key}'")
 
 
 def text_or_none(record: dict[str, Any], key: str, place: str) -> str | None:
@@ -84,7 +99,7 @@ def text_or_none(record: dict[str, Any], key: str, place: str) -> str | None:
     value = record.get(key)
     if value is not None and not isinstance(value, str):
         raise UserError(f"{place}: '{key}' is {value!r}, expected a string or null")
-    return value or None
+    return well_formed(value, f"{place}: '{key}'") if value else None
 
 
 def locate(images: Path, name: str, place: str) -> str:

@@ -60,6 +60,20 @@ def open_zip(path: str, thread: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+@lru_cache(maxsize=32)
+def zip_names(path: str) -> frozenset[str]:
+    """List a zip file's members.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return frozenset(archive.namelist())
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"can't read {path} as a zip file: {error}") from error
+
+
 class RowGroups(NamedTuple):
     """A Parquet file by its row groups."""
 
@@ -69,10 +83,9 @@ class RowGroups(NamedTuple):
 
     def batches(self, column: str) -> Iterator[tuple[int, Any]]:
         """Yield (first row, values) of one column, a row group at a time."""
-        file = pq.ParquetFile(self.path)
         for group, start in enumerate(self.starts[:-1]):
             try:
-                yield start, file.read_row_group(group, [column])[column]
+                yield start, row_group(str(self.path), group, column)
             except (OSError, pa.ArrowException) as error:
                 raise UserError(f"can't read row group {group} of {self.path}: {error}") from error
 

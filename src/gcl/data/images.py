@@ -1,7 +1,8 @@
 """Where images lie, and how they become arrays.
 
 A location is a path, relative to the working folder, to an image file, or path::key for an image within a
-file that holds many: a member's name in x.zip and x.tar, a row in x.parquet and x.arrow.
+file that holds many: a member's name in x.zip and x.tar, a row in x.parquet and x.arrow. Behind it may stand
+::upright, for an image that is turned by its EXIF orientation, and ::part/left/top/width/height, for a part of it.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from gcl.common.errors import UserError
 from gcl.config.backbones import Preprocess
@@ -20,12 +21,17 @@ from gcl.data.containers import read_member
 MAX_PIXELS = 100_000_000  # checked before decoding
 # Raster formats alone: Pillow would start Ghostscript on what calls itself PostScript, whatever the file's name.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
+UPRIGHT = "::upright"  # at the end of a location: the image is turned by its EXIF orientation
+PART = "::part/"  # before left/top/width/height in percent
 MARGIN = 2  # times the size that is needed, at which a JPEG is decoded
 
 
 def read_bytes(location: str) -> bytes:
-    """Return the encoded image at a location."""
-    path, separator, key = location.partition("::")
+    """Return the encoded image at a location; of a part of one, its pixels as PPM, whose bytes depend on no encoder."""
+    place, is_part, box = location.rpartition(PART)
+    if is_part:
+        return part_of(open_image(place), box)
+    path, separator, key = location.removesuffix(UPRIGHT).partition("::")
     if separator:
         return read_member(path, key)
     try:
@@ -36,7 +42,22 @@ def read_bytes(location: str) -> bytes:
         raise UserError(f"{path} is missing") from error
 
 
-def decode(data: bytes, name: str, least: int = 0) -> Image.Image:
+def part_of(image: Image.Image, box: str) -> bytes:
+    """Encode a part of an image, left/top/width/height in percent, as PPM."""
+    left, top, width, height = (int(number) / 100 for number in box.split("/"))
+    corner = round(left * image.width), round(top * image.height)
+    size = max(1, round(width * image.width)), max(1, round(height * image.height))
+    buffer = io.BytesIO()
+    image.crop((*corner, corner[0] + size[0], corner[1] + size[1])).save(buffer, "PPM")
+    return buffer.getvalue()
+
+
+def open_image(location: str, least: int = 0) -> Image.Image:
+    """Read and decode the image at a location, turned where the location says so; `least` as in `decode`."""
+    return decode(read_bytes(location), location, least, location.endswith(UPRIGHT))
+
+
+def decode(data: bytes, name: str, least: int = 0, upright: bool = False) -> Image.Image:
     """Decode to RGB on white.
 
     Args:
@@ -44,10 +65,17 @@ def decode(data: bytes, name: str, least: int = 0) -> Image.Image:
         name: for messages.
         least: pixels that both sides must keep: a JPEG may come out at a half, quarter or eighth of its size, which
             its decoder gets for less time. 0: the whole size.
+        upright: turn it as its EXIF orientation says.
 
     Raises:
         UserError: not an image, truncated, or more than MAX_PIXELS; names the image.
     """
+    image = loaded(data, name, least)
+    return to_rgb(turned(image, name) if upright and is_turned(image) else image, name)
+
+
+def loaded(data: bytes, name: str, least: int = 0) -> Image.Image:
+    """Decode to whatever mode the file has; as `decode`."""
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
@@ -57,7 +85,23 @@ def decode(data: bytes, name: str, least: int = 0) -> Image.Image:
         image.load()
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"can't decode image {name} ({len(data)} bytes): {reason_of(error)}") from error
-    return to_rgb(image, name)
+    return image
+
+
+def turned(image: Image.Image, name: str) -> Image.Image:
+    """Turn a decoded image by its EXIF orientation; a block that can't be read through is a UserError."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # many kinds
+        raise UserError(f"image {name} has an EXIF block that can't be read: {error!r}") from error
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Tell whether a decoded image lies on its side, upside down or mirrored by its EXIF orientation."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    except Exception:  # a broken EXIF block raises many kinds; the pixels are there all the same
+        return False
 
 
 def reason_of(error: Exception) -> str:
@@ -119,4 +163,4 @@ def load(location: str, how: Preprocess, sha256: str | None = None) -> np.ndarra
             f"{location} is another image than `prepare` read (relative to {Path.cwd()}); run `prepare` again, or give "
             "the folder that it was run in"
         )
-    return to_array(decode(data, location, MARGIN * how.size), how)
+    return to_array(decode(data, location, MARGIN * how.size, location.endswith(UPRIGHT)), how)

@@ -9,6 +9,7 @@ import json
 import os
 from pathlib import Path
 
+from gcl.common.errors import UserError
 from gcl.common.files import sha256_file, walked, write_json
 
 OURS = ("fetched.json", "rejects.csv", ".unpacked")  # what `fetch` and `check` write there
@@ -20,12 +21,27 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in paths if path.is_file())
 
 
+def hash_of(path: Path) -> str:
+    """Return the sha256 of a file.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}; make it readable, or move it away") from error
+
+
 def fingerprint(folder: Path, memory: Path) -> str:
     """Name the content of a folder: the same as long as the names and bytes of its files are.
 
     Args:
         folder: of the data set.
         memory: JSON file of what was found last time, written where something is new.
+
+    Raises:
+        UserError: a file that may not be read; names it.
     """
     known = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else {}
     now: dict[str, list[int | str]] = {}
@@ -33,7 +49,7 @@ def fingerprint(folder: Path, memory: Path) -> str:
         name, state = os.fsencode(path.relative_to(folder)).hex(), path.stat()  # a name may be in any bytes
         size_and_time = [state.st_size, state.st_mtime_ns]
         before = known.get(name)
-        digest = before[2] if before and before[:2] == size_and_time else sha256_file(path)
+        digest = before[2] if before and before[:2] == size_and_time else hash_of(path)
         now[name] = [*size_and_time, digest]
     if now != known:
         write_json(memory, now)

@@ -51,7 +51,8 @@ class Model:
         """Embed n items: images, texts, or images with texts.
 
         Args:
-            images: n pictures, None where an item has none: paths, encoded bytes, PIL images, or (H, W, 3) uint8.
+            images: n pictures, None where an item has none: paths, encoded bytes (both are turned by their EXIF
+                orientation), PIL images, or (H, W, 3) uint8.
             texts: n texts, None where an item has none.
 
         Returns:
@@ -116,7 +117,7 @@ class Model:
             return to_array(to_rgb(picture, name), how)
         if not isinstance(picture, bytes):
             raise UserError(f"{name} is {type(picture).__name__}, expected a path, bytes, a PIL image or an array")
-        return to_array(decode(picture, name, MARGIN * how.size), how)
+        return to_array(decode(picture, name, MARGIN * how.size, upright=True), how)
 
 
 def load(folder: str | Path, device: str = "auto", threads: int = 0) -> Model:

@@ -41,6 +41,13 @@ HUGGING_FACE_BLOCK = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
+HOLDERS = ("state_dict", "model", "model_state_dict", "module")  # under which trainers keep a model's tensors
+NO_WEIGHTS = {  # how files begin that are often found in the place of weights
+    b"version https://git-lfs": "a git-lfs pointer, which stands for the weights: run `git lfs pull` where it was "
+    "cloned, or download the file itself",
+    b"<!DOCTYPE": "an HTML page, perhaps that of an error: download the file itself",
+    b"<html": "an HTML page, perhaps that of an error: download the file itself",
+}
 EVA = {  # Visualized-BGE's EVA02 to timm's
     "attn.q_bias": "attn.q_proj.bias",
     "attn.v_bias": "attn.v_proj.bias",
@@ -59,25 +66,45 @@ def read_weights(path: Path) -> "State":
         UserError: the file can't be read so, or holds no tensors.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        if what := next((what for begin, what in NO_WEIGHTS.items() if start.lstrip().startswith(begin)), None):
+            raise UserError(f"{path} is {what}")
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return unwrapped(load_file(path))
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; run `fetch`, or correct `weights` in config/backbones.yaml") from error
     except Exception as error:  # torch and safetensors raise many kinds
-        kind = "safetensors" if isinstance(error, SafetensorError) else "tensors only (weights_only)"
+        why = str(error).splitlines()[0]
+        if path.suffix == ".safetensors":
+            raise UserError(f"can't read {path} as safetensors: {why}; is it complete?") from error
         raise UserError(
-            f"can't read {path} as {kind}: {str(error).splitlines()[0]}; a file that needs unpickling is not trusted: "
+            f"can't read {path} as tensors only (weights_only): {why}; a file that needs unpickling is not trusted: "
             f"convert it to safetensors yourself if you trust its source"
         ) from error
-    found = found.get("state_dict", found) if isinstance(found, dict) else found
+    if isinstance(found, dict):
+        found = next((found[key] for key in HOLDERS if isinstance(found.get(key), dict)), found)
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
-        raise UserError(f"{path} holds no state dict of tensors")
-    return found
+        keys = f"; it holds {', '.join(map(str, list(found)[:6]))}" if isinstance(found, dict) else ""
+        raise UserError(f"{path} holds no state dict of tensors, at the top or as {', '.join(HOLDERS)}{keys}")
+    return unwrapped(found)
+
+
+def unwrapped(state: "State") -> "State":
+    """Take off what wrappers put before a model's names: `_orig_mod` of torch.compile, and a part that all share."""
+    state = {".".join(part for part in key.split(".") if part != "_orig_mod"): value for key, value in state.items()}
+    while len(state) > 1 and len(firsts := {key.partition(".")[0] for key in state}) == 1:
+        if not all("." in key for key in state):
+            break
+        (first,) = firsts
+        state = {key.removeprefix(f"{first}."): value for key, value in state.items()}
+    return state
 
 
 def from_hugging_face(state: "State") -> "State":
@@ -134,11 +161,16 @@ def from_vista(state: "State") -> "State":
     return found
 
 
+def from_open_clip(state: "State") -> "State":
+    """Leave out the mask that old checkpoints keep."""
+    return {key: value for key, value in state.items() if key != "attn_mask"}
+
+
 LAYOUTS: dict[str, Callable[["State"], "State"]] = {
     "hugging face": from_hugging_face,
     "tinyclip": from_tinyclip,
     "vista": from_vista,
-    "open_clip": dict,
+    "open_clip": from_open_clip,
 }
 
 
@@ -161,12 +193,11 @@ def load_strictly(module: "nn.Module", state: "State", name: str) -> None:
     """
     wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
     shapes = {k: tuple(v.shape) for k, v in state.items()}
-    problems = [f"missing {k} {wanted[k]}" for k in wanted if k not in shapes]
-    problems += [f"unknown {k} {shapes[k]}" for k in shapes if k not in wanted]
-    problems += [f"{k} is {shapes[k]}, expected {wanted[k]}" for k in wanted if k in shapes and shapes[k] != wanted[k]]
-    if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise UserError(
-            f"{name} doesn't fit the model of its row in config/backbones.yaml: {'; '.join(problems[:4])}{more}"
-        )
+    missing = [f"missing {k} {wanted[k]}" for k in wanted if k not in shapes]
+    unknown = [f"unknown {k} {shapes[k]}" for k in shapes if k not in wanted]
+    other = [f"{k} is {shapes[k]}, expected {wanted[k]}" for k in wanted if k in shapes and shapes[k] != wanted[k]]
+    if n := len(missing) + len(unknown) + len(other):
+        shown = [problem for kind in (missing, unknown, other) for problem in kind[:3]]
+        more = f" and {n - len(shown)} more" if n > len(shown) else ""
+        raise UserError(f"{name} doesn't fit the model of its row in config/backbones.yaml: {'; '.join(shown)}{more}")
     module.load_state_dict(state)

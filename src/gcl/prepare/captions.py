@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from gcl.common.errors import UserError
+from gcl.data.annotations import well_formed
 
 CAPTION_COLUMNS = ("title", "caption", "text", "txt", "captions", "sentence")
 MARKS = {  # byte order marks; UTF-32's begins with UTF-16's
@@ -48,19 +49,6 @@ def captions_of(value: Any) -> tuple[str, ...]:
     if not isinstance(value, str):
         raise UserError(f"caption is {str(value)[:60]!r}, a {type(value).__name__}, expected a text or a list of texts")
     return (well_formed(value, "caption"),)
-
-
-def well_formed(text: str, what: str) -> str:
-    """Return a text that UTF-8 can hold.
-
-    Raises:
-        UserError: it holds a lone surrogate: half of a character, or a byte of a name that is not UTF-8.
-    """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(f"{what} {text!r} is not well-formed Unicode (at {error.start}); mend or rename it") from error
-    return text
 
 
 def json_captions(data: bytes) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Look over training pairs before anything is trained: what is there, what is wrong, what it will take.
 
-In:  a folder of pairs in any form that pairs.py reads.
+In:  a folder of pairs in any form that prepare/pairs/ reads.
 Out: a summary on stdout, and rejects.csv: every record that is left out, with the reason.
 """
 
@@ -14,10 +14,10 @@ import numpy as np
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path
-from gcl.common.names import lookup
-from gcl.data.images import decode, read_bytes
+from gcl.data.images import UPRIGHT, open_image
 from gcl.data.records import Pair
-from gcl.prepare.pairs import READERS, shape_of
+from gcl.prepare.pairs import forms, reader_of_pairs
+from gcl.prepare.pairs.auto import shape_of
 from gcl.prepare.prepare import usable
 
 SHOWN = 5  # examples of each kind
@@ -42,7 +42,7 @@ def quantiles(values: list[int]) -> str:
 def sizes(pairs: list[Pair]) -> list[int]:
     """Return the shorter side of a sample of the images, in pixels."""
     chosen = pairs[:: max(1, len(pairs) // SAMPLE)]
-    return [min(decode(read_bytes(p.image), p.image).size) for p in chosen]
+    return [min(open_image(p.image).size) for p in chosen]
 
 
 def memory_mb(batch: int, width: int) -> float:
@@ -55,11 +55,13 @@ def lines(data: Path, reader: str, pairs: list[Pair], digests: dict[str, str], b
     images, texts = [digests[p.image] for p in pairs], [p.texts[0] for p in pairs]
     views = Counter(len(p.texts) for p in pairs)
     steps = len(pairs) // batch
+    turned = len({p.image for p in pairs if p.image.endswith(UPRIGHT)})
     return [
         f"distinct:      {len(set(images))} images, {len(set(texts))} captions",
         f"captions:      {', '.join(f'{n} pairs with {k}' for k, n in sorted(views.items()))}; "
         f"words: {quantiles([len(t.split()) for t in texts])}",
         f"images:        shorter side in pixels: {quantiles(sizes(pairs))}",
+        *([f"orientation:   {turned} images are turned upright by their EXIF orientation"] if turned else []),
         f"first pair:    {pairs[0].name}: {texts[0][:80]!r}",
         f"batch of {batch}:  {steps} steps an epoch; expected repeats in it: "
         f"{repeats_per_batch(images, batch):.2f} of an image, {repeats_per_batch(texts, batch):.2f} of a caption "
@@ -83,7 +85,7 @@ def check(data: Path, reader: str, batch_size: int, width: int, reject_limit: fl
     if batch_size < 2 or width < 1:
         raise UserError(f"--batch-size is {batch_size} and --width {width}, expected at least 2 and 1")
     chosen = shape_of(data) if reader == "auto" else reader
-    read = lookup(READERS, chosen, "reader of pairs", "src/gcl/prepare/pairs.py")
+    read = reader_of_pairs(chosen).read
     target = rejects or data / "rejects.csv"
     with atomic_path(target) as temporary:
         pairs, digests = usable(read(data), 1.0, temporary)
@@ -116,7 +118,7 @@ def main() -> None:
     """Run from the command line."""
     options = parser("check", __doc__, "data/mine --batch-size 256")
     options.add_argument("data", type=Path, metavar="PAIRS", help="folder of pairs")
-    options.add_argument("--reader", default="auto", choices=list(READERS), help="its form (auto)")
+    options.add_argument("--reader", default="auto", choices=forms(), help="its form (auto)")
     options.add_argument("--batch-size", type=int, default=256, help="pairs per step, as in the recipe (256)")
     options.add_argument("--width", type=int, default=256, help="dimensions of the model's vectors (256)")
     options.add_argument("--reject-limit", type=float, default=0.01, help="largest share of unusable pairs (0.01)")

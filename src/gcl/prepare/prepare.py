@@ -11,35 +11,48 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path
-from gcl.common.names import lookup
 from gcl.common.progress import progress
 from gcl.common.rows import from_json
 from gcl.config.benchmarks import Benchmark, TaskFacts
-from gcl.data.images import decode, read_bytes
+from gcl.data.images import UPRIGHT, is_turned, loaded, read_bytes, to_rgb, turned
 from gcl.data.items import Contents, write_benchmark
 from gcl.data.records import Pair, content_id, write_pairs, write_rejects
 from gcl.prepare.benchmarks import reader_of
-from gcl.prepare.pairs import READERS as PAIR_READERS
+from gcl.prepare.pairs import reader_of_pairs
 
 log = logging.getLogger(__name__)
 
 
-def examine(location: str) -> tuple[str, str]:
-    """Decode an image; return the sha256 of its bytes, or what is wrong with it."""
+class Examined(NamedTuple):
+    """What is found of an image."""
+
+    sha256: str  # of its bytes
+    fault: str  # what is wrong with it; then there is no hash
+    is_turned: bool = False  # by its EXIF orientation, of which its location does not say yet
+
+
+def examine(location: str) -> Examined:
+    """Decode an image, and turn it if its EXIF orientation says so."""
     try:
         data = read_bytes(location)
-        decode(data, location)
+        image = loaded(data, location)
+        if turns := is_turned(image):
+            image = turned(image, location)
+        to_rgb(image, location)
     except (OSError, ValueError) as error:
-        return "", str(error)
-    return hashlib.sha256(data).hexdigest(), ""
+        return Examined("", str(error))
+    return Examined(hashlib.sha256(data).hexdigest(), "", turns and not location.endswith(UPRIGHT))
 
 
 def usable(pairs: Iterable[Pair], limit: float, listing: Path) -> tuple[list[Pair], dict[str, str]]:
     """Drop pairs without caption, with an unreadable image, or that occur twice; list them, refuse too many.
+
+    Images are turned upright where their EXIF orientation says so.
 
     Returns:
         The pairs that stay, and the sha256 of every image by its location.
@@ -51,9 +64,11 @@ def usable(pairs: Iterable[Pair], limit: float, listing: Path) -> tuple[list[Pai
     for pair in progress(pairs, "check images", "image"):
         total += 1
         pair = pair._replace(texts=tuple(t.strip() for t in pair.texts if t.strip()))
-        digest, reason = ("", pair.fault or "no caption") if pair.fault or not pair.texts else examine(pair.image)
-        if not reason:
-            digests[pair.image] = digest
+        fault = pair.fault or ("" if pair.texts else "no caption")
+        image = Examined("", fault) if fault else examine(pair.image)
+        if not (reason := image.fault):
+            pair = pair._replace(image=f"{pair.image}{UPRIGHT}") if image.is_turned else pair
+            digests[pair.image] = image.sha256
             first = kept.setdefault(content_id(pair, digests), pair)
             reason = "" if first is pair else f"the same image and caption as {first.name}"
         if reason:
@@ -78,7 +93,7 @@ def prepare_pairs(data: Path, reader: str, limit: float, max_pairs: int | None, 
     Raises:
         UserError: no pair at all, or too many unusable ones.
     """
-    read = lookup(PAIR_READERS, reader, "reader of pairs", "src/gcl/prepare/pairs.py")
+    read = reader_of_pairs(reader).read
     with atomic_path(output) as folder:
         folder.mkdir()
         pairs, digests = usable(islice(read(data), max_pairs), limit, folder / "rejects.csv")
@@ -102,8 +117,8 @@ def prepare_benchmark(
         contents = first_queries(contents, max_queries)
     locations = list({image: None for items in contents.tables.values() for item in items for image in item.images})
     found = list(progress(examined(locations, workers), "check images", "image", len(locations)))
-    bad = {image: reason for image, (_, reason) in zip(locations, found, strict=True) if reason}
-    digests = {image: digest for image, (digest, reason) in zip(locations, found, strict=True) if not reason}
+    bad = {location: image.fault for location, image in zip(locations, found, strict=True) if image.fault}
+    digests = {location: image.sha256 for location, image in zip(locations, found, strict=True) if not image.fault}
     unusable = len(bad) + len(contents.rejects)
     about = {"measures": row.measures, "title": row.title}
     with atomic_path(output) as folder:
@@ -118,11 +133,13 @@ def prepare_benchmark(
         log.warning(
             "%d images unusable, listed in rejects.csv; %d queries count as misses", unusable, len(contents.missing)
         )
+    if lying := sum(image.is_turned for image in found):
+        log.warning("%d images have an EXIF orientation, which is ignored, as the official loaders do", lying)
     sizes = len(contents.tasks), sum(map(len, contents.tables.values())), len(contents.qrels)
     log.info("%d tasks, %d items, %d qrels", *sizes)
 
 
-def examined(locations: list[str], workers: int) -> Iterator[tuple[str, str]]:
+def examined(locations: list[str], workers: int) -> Iterator[Examined]:
     """Examine images in threads, some thousand at a time: a pool may have millions."""
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for start in range(0, len(locations), 4096):
@@ -246,7 +263,7 @@ def main() -> None:
     options.add_argument("--data", required=True, type=Path, help="folder of a fetched data set")
     options.add_argument("--images", type=Path, help="folder of a benchmark's images, if not that of its data")
     options.add_argument("--output", required=True, type=Path, help="folder to write")
-    options.add_argument("--reader", help="for training pairs: a key of pairs.READERS")
+    options.add_argument("--reader", help="for training pairs: a module of prepare/pairs/")
     options.add_argument("--benchmark", type=from_json(Benchmark), help="for a benchmark: its row as JSON")
     options.add_argument("--reject-limit", type=float, default=0.01, help="largest share of unusable pairs")
     options.add_argument("--max-pairs", type=int, help="keep the first so many pairs")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from gcl.data.images import decode, read_bytes
+from gcl.data.images import open_image
 from gcl.data.prepared import PreparedBenchmark
 from gcl.data.records import NO_TEXT, read_parquet
 from gcl.retrieve.run_file import Ranking
@@ -47,7 +47,7 @@ class Pictures:
     def css_class(self, location: str) -> str:
         """Return the class that shows the picture at a location."""
         if location not in self.classes:
-            image = decode(read_bytes(location), location)
+            image = open_image(location)
             image.thumbnail((THUMBNAIL, THUMBNAIL))
             buffer = io.BytesIO()
             image.save(buffer, "WEBP", quality=75)

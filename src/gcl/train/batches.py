@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gcl.common.errors import UserError
 from gcl.config.recipes import Recipe
-from gcl.data.images import MARGIN, decode, read_bytes, to_array
+from gcl.data.images import MARGIN, open_image, to_array
 from gcl.data.records import read_pairs, read_parquet
 from gcl.models.base import Built
 from gcl.models.tokenizers import to_ids
@@ -91,7 +91,7 @@ class Loader:
     def pixels(self, location: str, mirrored: bool, chance: np.ndarray) -> np.ndarray:
         """Read one image: crop if the recipe does, preprocess, mirror."""
         size = self.built.preprocess.size
-        image = decode(read_bytes(location), location, round(MARGIN * size / self.crop**0.5))
+        image = open_image(location, round(MARGIN * size / self.crop**0.5))
         if self.crop < 1:
             image = image.crop(crop_box(*image.size, self.crop, chance))
             image = image.resize((size, size), 3)  # bicubic

@@ -12,7 +12,16 @@ from pydantic.dataclasses import dataclass
 from gcl.common.errors import UserError
 from gcl.common.rows import STRICT, parse
 from gcl.config.benchmarks import Benchmark
-from gcl.data.annotations import IMAGE_SUFFIXES, clean_edit, image_at, read_json, read_records, text_of, value_of
+from gcl.data.annotations import (
+    IMAGE_SUFFIXES,
+    clean_edit,
+    image_at,
+    read_json,
+    read_records,
+    text_of,
+    text_or_none,
+    value_of,
+)
 from gcl.data.items import Contents, Excluded, Item, Listed, Qrel, Task
 from gcl.prepare.benchmarks import Reader, Upload
 
@@ -57,7 +66,7 @@ def read_cirr(folder: Path, images: Path, row: Benchmark) -> Contents:
             raise UserError(f"{place}: reference '{reference}' is not in the gallery")
         queries.append(Item(query, clean_edit(text_of(record, "caption", place)), location[reference]))
         excluded.append(Excluded("cirr", query, [reference]))
-        target = record.get("target_hard")
+        target = text_or_none(record, "target_hard", place)
         members = value_of(value_of(record, "img_set", dict, place), "members", list, f"{place}, img_set")
         members = [name for name in members if name not in (reference, target)]
         if target is not None:

@@ -16,7 +16,7 @@ from gcl.config.benchmarks import Benchmark
 from gcl.data.items import Contents, Item, Qrel, Task
 from gcl.data.records import read_parquet
 from gcl.prepare.benchmarks import Reader
-from gcl.prepare.pairs import description_of
+from gcl.prepare.pairs.pictures import description_of
 
 MODALITIES = ("image", "text", "image_text")
 SHORT = {"image": "i", "text": "t", "image_text": "it"}

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from gcl.common.errors import UserError
 from gcl.common.rows import STRICT, parse
 from gcl.config.benchmarks import Benchmark
-from gcl.data.annotations import clean_edit, image_at, read_json, read_records, text_of
+from gcl.data.annotations import clean_edit, image_at, read_json, read_records, text_of, well_formed
 from gcl.data.items import Contents, Excluded, Item, Qrel, Task
 from gcl.prepare.benchmarks import Reader
 
@@ -38,7 +38,7 @@ def read_category(
         captions = record.get("captions")
         if not isinstance(captions, list) or len(captions) != 2 or not all(isinstance(c, str) for c in captions):
             raise UserError(f"{place}: 'captions' is {captions!r}, expected two strings")
-        text = clean_edit(" and ".join(captions))
+        text = clean_edit(" and ".join(well_formed(caption, f"{place}: 'captions'") for caption in captions))
         queries.append(Item(query, text, (image_at(images, f"{reference}.jpg", place),)))
         qrels.append(Qrel(name, query, target))
         if options.mask_reference:
