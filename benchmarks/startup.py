@@ -46,7 +46,7 @@ def demo(folder: Path) -> tuple[float, Times, list[list[Any]]]:
     again = in_turns({"again": lambda: quiet(["snakemake", "--cores", "all"], folder)}, 5)["again"]
     stages: dict[str, list[float]] = {}
     for path in (folder / "results/manifests").rglob("*.json"):
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         stages.setdefault(found["command"].split()[-1], []).append(found["wall_time_s"])
     rows = sorted(
         ([name, len(t), round(sum(t), 1), round(max(t), 1)] for name, t in stages.items()), key=lambda r: -r[2]

@@ -272,7 +272,7 @@ def build(png_deb: Path, svg_deb: Path, output: Path) -> None:
     table = to_table(pictures)
     with atomic_path(output) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=512)
-    with atomic_path(output.with_name("rejects.csv")) as temporary, temporary.open("w", newline="") as file:
+    with atomic_path(output.with_name("rejects.csv")) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("path", "reason"), *sorted(rejects)])
     counts = Counter(table["split"].to_pylist())
     log.info("%d pictures %s, %d files rejected", len(table), dict(counts), len(rejects))

@@ -12,6 +12,7 @@ from gcl.common.rows import parse
 from gcl.config.project import Project
 from gcl.losses.denominators import RULES
 from gcl.prepare.benchmarks import reader_of
+from gcl.prepare.benchmarks.own import Options as HeldOut
 from gcl.prepare.pairs import reader_of_pairs
 from gcl.retrieve.calibration import MODES
 
@@ -34,6 +35,7 @@ def check(project: Project) -> None:
         lookup(families, project.backbones[name].family, f"family of {name}", "src/gcl/models/, a module each")
     for name in config.embedded:
         check_options(project, name)
+    check_hold_out(project)
     for name in config.submissions:
         if config.depth < (least := reader_of(project.benchmarks[name].reader).upload_depth):
             raise UserError(
@@ -56,3 +58,18 @@ def check_options(project: Project, name: str) -> None:
     options: Any = parse(reader_of(row.reader).options, row.options, f"{where}: options")
     for task in (*getattr(options, "tasks", []), *getattr(options, "mixed", [])):
         lookup(row.tasks, task, "task", f"{where}: tasks")
+
+
+def check_hold_out(project: Project) -> None:
+    """Refuse benchmarks of the config's own pairs that hold out other shares than each other."""
+    shares = {}
+    for name in project.config.embedded:
+        row = project.benchmarks[name]
+        options: Any = parse(reader_of(row.reader).options, row.options, name)
+        if isinstance(options, HeldOut):
+            shares[name] = options.share, options.least
+    if len(set(shares.values())) > 1:
+        raise UserError(
+            f"config/benchmarks.yaml: {', '.join(shares)}: options share and least are {[*shares.values()]}; expected "
+            "the same, since pairs are held out once"
+        )

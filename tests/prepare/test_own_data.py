@@ -261,6 +261,10 @@ def test_the_locale_decides_nothing(tmp_path):
     command = [sys.executable, "-m", "gcl.prepare", "--data", str(tmp_path), "--reader", "folder"]
     subprocess.run([*command, "--output", str(tmp_path / "out")], env=environment, check=True, capture_output=True)
     assert pq.read_table(tmp_path / "out/texts.parquet")["text"].to_pylist() == ["café 🐈"]
+    beside(tmp_path, "b", "café 🐈", 1)
+    checking = [sys.executable, "-m", "gcl.prepare.check", str(tmp_path), "--batch-size", "2"]
+    done = subprocess.run(checking, env=environment, check=True, capture_output=True)
+    assert "'café 🐈'" in done.stdout.decode()
 
 
 NAMES = st.text(st.sampled_from("ab.é _-"), min_size=1, max_size=6).filter(lambda name: name.strip(". "))

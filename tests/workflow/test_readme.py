@@ -45,6 +45,14 @@ def test_the_memory_in_the_docs_is_what_the_benchmark_wrote(root):
     assert rows(section)[2:] == expected
 
 
+def test_the_example_of_own_pairs_is_what_the_run_wrote(root):
+    section = (root / "docs/pairs.md").read_text().partition("<!-- tuxpaint -->")[2].partition("<!-- end -->")[0]
+    written = rows(committed(root, "results/tuxpaint/tables/summary.md"))
+    assert len(rows(section)) == 8
+    for row in rows(section)[2:]:
+        assert [f"clip_lite {row[0]}", *row[1:]] in written
+
+
 def test_every_test_that_the_docs_name_exists(root):
     named = set(re.findall(r"`(test_[\w*]+(?:\.py)?)`", (root / "docs/reliability.md").read_text()))
     files = {path.name: path.read_text() for path in (root / "tests").rglob("test_*.py")}

@@ -1,5 +1,6 @@
 # The config with its registries, path patterns, and the functions that choose inputs. No rules here.
 
+import json
 import os
 import re
 from functools import cache
@@ -16,6 +17,7 @@ from gcl.config.paths import earlier, part_names, place, split_part, to_embed
 from gcl.config.project import experiment_of, load, runs_of, wanted
 from gcl.config.recipes import ancestry
 from gcl.fetch.own import fingerprint
+from gcl.prepare.hold_out import HELD_OUT
 from gcl.prepare.pairs import forms
 from gcl.registries import check
 
@@ -77,9 +79,34 @@ def benchmark_datasets(benchmark):
     return sorted({row.dataset, *([row.images.dataset] if row.images else [])})
 
 
+def is_own(benchmark):
+    """Whether a benchmark is made of the training pairs that are held out."""
+    return PROJECT.benchmarks[benchmark].reader == "own"
+
+
+def benchmark_source(wildcards):
+    """What a benchmark is prepared from: fetched data sets, or the prepared pairs with those held out."""
+    if is_own(wildcards.benchmark):
+        return [f"{R}/prepared/{CONFIG.pairs}"]
+    return [f"data/{name}/fetched.json" for name in benchmark_datasets(wildcards.benchmark)]
+
+
+def data_folder(benchmark):
+    """Where a benchmark's records lie."""
+    return f"{R}/prepared/{CONFIG.pairs}/{HELD_OUT}" if is_own(benchmark) else f"data/{PROJECT.benchmarks[benchmark].dataset}"
+
+
+def hold_out():
+    """What is held out of the training pairs, by the options of the first benchmark that measures on them."""
+    rows = [PROJECT.benchmarks[name] for name in CONFIG.embedded if is_own(name)]
+    return ["--hold-out", json.dumps(rows[0].options)] if rows else []
+
+
 def images_folder(benchmark):
     """Where a benchmark's images lie."""
     row = PROJECT.benchmarks[benchmark]
+    if is_own(benchmark):
+        return data_folder(benchmark)
     return f"data/{row.images.dataset}/{row.images.folder}" if row.images else f"data/{row.dataset}"
 
 

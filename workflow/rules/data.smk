@@ -46,15 +46,16 @@ rule prepare_pairs:
         reader=PROJECT.datasets[CONFIG.pairs].pairs,
         limit=CONFIG.reject_limit,
         cut=["--max-pairs", CONFIG.max_pairs] if CONFIG.max_pairs else [],
+        held=hold_out(),
     shell:
         "python -m gcl.prepare --data {params.data:q} --reader {params.reader:q} --reject-limit {params.limit}"
-        " {params.cut} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+        " {params.cut} {params.held:q} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 
 rule prepare_benchmark:
     """Turn {wildcards.benchmark} into canonical queries, pools and qrels"""
     input:
-        fetched=lambda w: [f"data/{name}/fetched.json" for name in benchmark_datasets(w.benchmark)],
+        source=benchmark_source,
         code=reader_code("prepare"),
     output:
         directory(f"{R}/prepared/{{benchmark}}"),
@@ -68,7 +69,7 @@ rule prepare_benchmark:
         mem_mb=16000,
         runtime=720,
     params:
-        data=lambda w: f"data/{PROJECT.benchmarks[w.benchmark].dataset}",
+        data=lambda w: data_folder(w.benchmark),
         images=lambda w: images_folder(w.benchmark),
         row=lambda w: to_json(PROJECT.benchmarks[w.benchmark]),
         cut=["--max-queries", CONFIG.max_queries] if CONFIG.max_queries else [],

@@ -7,6 +7,7 @@ import errno
 import gc
 import hashlib
 import importlib.metadata
+import io
 import os
 import platform
 import resource
@@ -52,6 +53,9 @@ def run(options: argparse.ArgumentParser, stage: Callable[..., dict[str, Any] | 
     # Looking for garbage takes a fifth of a process that imports torch; at its end nothing needs to be found.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # as files: UTF-8 whatever the locale
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     arguments = vars(options.parse_args())
     manifest = arguments.pop("manifest")
     log_to_stderr()

@@ -57,7 +57,7 @@ def claim_gpu(folder: Path | None = None) -> None:
     folder.mkdir(exist_ok=True, mode=0o700)
     while True:
         for name in names:
-            file = (folder / name.replace("/", "_")).open("w")
+            file = (folder / name.replace("/", "_")).open("w", encoding="utf-8")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -42,7 +42,7 @@ class TaskFacts:
 class Benchmark:
     """A set of retrieval tasks."""
 
-    dataset: str  # a row of datasets.yaml
+    dataset: str = ""  # a row of datasets.yaml; none: the pairs of the config
     images: ImagesFrom | None = None  # none: beside the annotations
     reader: str  # a module of gcl.prepare.benchmarks
     split: str

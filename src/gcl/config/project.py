@@ -6,7 +6,8 @@ backbones.yaml, recipes.yaml, benchmarks.yaml, datasets.yaml, published.yaml.
 
 import json
 import re
-from dataclasses import field
+from collections.abc import Iterable, Mapping
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -94,15 +95,30 @@ def load(config: dict[str, Any], folder: Path = Path("config")) -> Project:
             raise UserError(f"{path}: name {odd[0]!r}: expected letters, digits, _, - and . only")
         return {key: parse(kind, row, f"{path}: {key}") for key, row in found.items()}
 
+    choices = parse(Config, config, f"{folder}/config.yaml")
+    benchmarks = {
+        name: replace(row, dataset=row.dataset or choices.pairs) for name, row in rows("benchmarks", Benchmark).items()
+    }
+    datasets = rows("datasets", Dataset)
+    needed = [choices.pairs, *(benchmarks[name].dataset for name in choices.embedded if name in benchmarks)]
     project = Project(
-        config=parse(Config, config, f"{folder}/config.yaml"),
+        config=choices,
         backbones=rows("backbones", Backbone),
         recipes=rows("recipes", Recipe),
-        benchmarks=rows("benchmarks", Benchmark),
-        datasets=rows("datasets", Dataset),
+        benchmarks=benchmarks,
+        datasets=datasets | unlisted(needed, datasets),
     )
     check_names(project)
     return project
+
+
+def unlisted(names: Iterable[str], listed: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """Return rows for folders below data/ that datasets.yaml does not list: one's own, read as they look."""
+    return {
+        name: Dataset(source=f"data/{name}", licence="its owner's", files=[], pairs="auto")
+        for name in names
+        if name not in listed and NAME.fullmatch(name) and (Path("data") / name).is_dir()
+    }
 
 
 def check_names(project: Project) -> None:

@@ -50,7 +50,7 @@ def memory_mb(batch: int, width: int) -> float:
     return 2 * 3 * batch * width * 4 / 1e6
 
 
-def lines(data: Path, reader: str, pairs: list[Pair], digests: dict[str, str], batch: int, width: int) -> list[str]:
+def lines(pairs: list[Pair], digests: dict[str, str], batch: int, width: int) -> list[str]:
     """Describe usable pairs."""
     images, texts = [digests[p.image] for p in pairs], [p.texts[0] for p in pairs]
     views = Counter(len(p.texts) for p in pairs)
@@ -69,9 +69,8 @@ def lines(data: Path, reader: str, pairs: list[Pair], digests: dict[str, str], b
         f"memory:        {memory_mb(batch, width):.1f} MB for the loss's vectors and their gradient at {width} "
         "dimensions; the towers come on top, `full: {chunk: ...}` bounds them",
         "",
-        "to train on it, add to config/datasets.yaml and put the folder at data/mine:",
-        f"  mine: {{source: mine, licence: mine, pairs: {reader}, files: []}}",
-        "and run: snakemake --cores all --config pairs=mine results=results_mine",
+        "to train and to measure on it, put the folder at data/mine and run:",
+        "  snakemake --cores all --config pairs=mine 'benchmarks=[own]' results=results_mine",
     ]
 
 
@@ -103,7 +102,7 @@ def check(data: Path, reader: str, batch_size: int, width: int, reject_limit: fl
     if not pairs:
         why = f"{target} says why" if reasons else "its files hold no record at all"
         raise UserError(f"{data} holds no usable pair; {why}")
-    print("\n".join(lines(data, chosen, pairs, digests, batch_size, width)))
+    print("\n".join(lines(pairs, digests, batch_size, width)))
     sys.stdout.flush()
     if unusable > reject_limit * total:
         raise UserError(

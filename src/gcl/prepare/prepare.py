@@ -23,6 +23,8 @@ from gcl.data.images import UPRIGHT, is_turned, loaded, read_bytes, to_rgb, turn
 from gcl.data.items import Contents, write_benchmark
 from gcl.data.records import Pair, content_id, write_pairs, write_rejects
 from gcl.prepare.benchmarks import reader_of
+from gcl.prepare.benchmarks.own import Options as HeldOut
+from gcl.prepare.hold_out import HELD_OUT, hold_out
 from gcl.prepare.pairs import reader_of_pairs
 
 log = logging.getLogger(__name__)
@@ -87,11 +89,13 @@ def usable(pairs: Iterable[Pair], limit: float, listing: Path) -> tuple[list[Pai
     return list(kept.values()), digests
 
 
-def prepare_pairs(data: Path, reader: str, limit: float, max_pairs: int | None, output: Path) -> None:
-    """Write the training pairs of a data set.
+def prepare_pairs(
+    data: Path, reader: str, limit: float, max_pairs: int | None, output: Path, held: HeldOut | None = None
+) -> None:
+    """Write the training pairs of a data set, and those that are held out as a folder of their own, held_out/.
 
     Raises:
-        UserError: no pair at all, or too many unusable ones.
+        UserError: no pair at all, too many unusable ones, or too few for what is held out.
     """
     read = reader_of_pairs(reader).read
     with atomic_path(output) as folder:
@@ -99,6 +103,10 @@ def prepare_pairs(data: Path, reader: str, limit: float, max_pairs: int | None, 
         pairs, digests = usable(islice(read(data), max_pairs), limit, folder / "rejects.csv")
         if not pairs:
             raise UserError(f"{data} holds no usable pair")
+        if held is not None:
+            pairs, out = hold_out(pairs, digests, held.share, held.least)
+            (folder / HELD_OUT).mkdir()
+            log.info("%d pairs held out", write_pairs(folder / HELD_OUT, out, digests))
         log.info("%d pairs", write_pairs(folder, pairs, digests))
 
 
@@ -247,6 +255,7 @@ def prepare(
     max_pairs: int | None,
     max_queries: int | None,
     workers: int,
+    held: HeldOut | None,
 ) -> None:
     """Prepare the pairs (reader) or the benchmark found in the folder `data`."""
     if (reader is None) == (benchmark is None):
@@ -254,7 +263,7 @@ def prepare(
     if benchmark is not None:
         prepare_benchmark(data, images or data, benchmark, max_queries, workers, output)
     else:
-        prepare_pairs(data, reader or "", reject_limit, max_pairs, output)
+        prepare_pairs(data, reader or "", reject_limit, max_pairs, output, held)
 
 
 def main() -> None:
@@ -267,6 +276,9 @@ def main() -> None:
     options.add_argument("--benchmark", type=from_json(Benchmark), help="for a benchmark: its row as JSON")
     options.add_argument("--reject-limit", type=float, default=0.01, help="largest share of unusable pairs")
     options.add_argument("--max-pairs", type=int, help="keep the first so many pairs")
+    options.add_argument(
+        "--hold-out", dest="held", type=from_json(HeldOut), help="pairs that are measured on: options of `own` as JSON"
+    )
     options.add_argument("--max-queries", type=int, help="keep the first so many queries of each table")
     options.add_argument("--workers", type=int, default=1, help="threads that check a benchmark's images")
     run(options, prepare)

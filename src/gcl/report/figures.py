@@ -122,16 +122,16 @@ def loss_name(recipe: str) -> str | None:
 
 
 def projections(folder: Path, views: list[View]) -> None:
-    """The candidates of the three modalities on their first two principal components, a panel per recipe."""
+    """The candidates of all modalities on their first two principal components, a panel per recipe."""
     _, panels = pyplot().subplots(1, len(views), figsize=(3 * len(views), 3), squeeze=False)
     rows = []
     for axes, view in zip(panels[0], views, strict=True):
-        stacked = np.concatenate([view.units[m] for m in MODALITIES]).astype(np.float64)
+        stacked = np.concatenate([*view.units.values()]).astype(np.float64)
         middle = stacked.mean(0)
         basis = np.linalg.svd(stacked - middle, full_matrices=False)[2][:2]
         basis *= np.sign(basis.sum(1, keepdims=True))  # a component's sign is arbitrary
-        for modality in MODALITIES:
-            xy = (view.units[modality] - middle) @ basis.T  # (n, 2)
+        for modality, vectors in view.units.items():
+            xy = (vectors - middle) @ basis.T  # (n, 2)
             axes.scatter(*xy.T, s=3, alpha=0.5, color=COLOURS[modality], label=modality, linewidths=0)
             rows += [[view.recipe, modality, float(x), float(y)] for x, y in xy]
         axes.set_title(f"{view.recipe}: gap {gap(view.units):.2f}", fontsize=9)
@@ -183,9 +183,10 @@ def cosines(folder: Path, views: list[View]) -> None:
 
 def modality_shares(folder: Path, views: list[View]) -> None:
     """Share of each modality in the top 10 of the global pool, by query modality; 33 % each would be even."""
-    _, panels = pyplot().subplots(1, len(MODALITIES), figsize=(9, 2.4), sharey=True)
-    rows = []
-    for axes, query in zip(panels, MODALITIES, strict=True):
+    queries = [query for query in MODALITIES if any(views[0].shares[query].values())]
+    _, panels = pyplot().subplots(1, len(queries), figsize=(3 * len(queries), 2.4), sharey=True, squeeze=False)
+    panels, rows = panels[0], []
+    for axes, query in zip(panels, queries, strict=True):
         bottom = np.zeros(len(views))
         for candidate in MODALITIES:
             values = np.array([view.shares[query][candidate] * 100 for view in views])
@@ -210,7 +211,7 @@ class Figure(NamedTuple):
 
 FIGURES: dict[str, Figure] = {
     "tasks_global": Figure(
-        "Each task in the global pool, where candidates of all three modalities compete. Query→candidate; i image, t text, it both.",
+        "Each task in the global pool, where candidates of all modalities compete. Query→candidate; i image, t text, it both.",
         lambda folder, shown: task_bars(folder, shown.summaries["global"], "global", shown.measure),
     ),
     "tasks_local": Figure(
@@ -223,7 +224,7 @@ FIGURES: dict[str, Figure] = {
         lambda shown: bool(shown.points),
     ),
     "projection": Figure(
-        "Candidates of the three modalities on their first two principal components, and the distance of the image and text centroids.",
+        "Candidates of all modalities on their first two principal components, and the distance of the image and text centroids.",
         lambda folder, shown: projections(folder, shown.views),
     ),
     "modalities": Figure(

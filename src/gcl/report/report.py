@@ -135,7 +135,7 @@ def report_benchmark(
     gaps = collect_gaps(project, benchmark, bench)
     rows = full_rows(benchmark, found, bench.tasks, config, protocols(project, row, bench))
     text = summary(row.title, row.headline, found, gaps, bench, config)
-    with (tables / "summary.md").open("a") as file:
+    with (tables / "summary.md").open("a", encoding="utf-8") as file:
         file.write(text)
     own = [line for line in lines if line[3] == benchmark]
     sections = [(row.title, table_html(text))]

@@ -18,7 +18,7 @@ from gcl.score.statistics import Result, averages, difference, of_seeds, pools_o
 
 HIDDEN_OPTIONS = ("tasks", "mixed", "annotations")  # say what is read, not how
 ABOUT_POOLS = """The global pool holds
-candidates of all three modalities, a local pool those of one. """
+candidates of {all} modalities, a local pool those of one. """
 
 
 class Section(NamedTuple):
@@ -49,7 +49,9 @@ def summary(
         gap = gaps[f"{result.backbone}/{result.recipe}"]
         cells.append([*row, f"{gap:.2f}" if math.isfinite(gap) else "–"])
     header = ["recipe", *(pool if mode == "none" else f"{pool}, {mode}" for pool, mode in columns), "modality gap"]
-    about = ABOUT_POOLS if set(pools) == {"global", "local"} else ""
+    modalities = len({task.candidate_modality for task in tasks})
+    has_both = set(pools) == {"global", "local"}
+    about = ABOUT_POOLS.format(all="all three" if modalities == 3 else "both") if has_both and modalities > 1 else ""
     return f"""# {title}: {measure}, mean of {len(tasks)} tasks
 
 Percent; mean over seeds ± deviation over seeds [95 % bootstrap interval over {query_counts(bench)} queries per task]. {about}center_zscore is a calibration of scores without training.

@@ -135,7 +135,7 @@ def read_qrels(path: Path, task: str) -> list[Qrel]:
     qrels = []
     for place, line in read_lines(path):
         cells = line.split()
-        if len(cells) not in (4, 5) or not cells[3].lstrip("-").isdigit():
+        if len(cells) not in (4, 5) or not re.fullmatch("-?[0-9]+", cells[3]):
             raise UserError(f"{place}: {line!r}, expected 'query 0 candidate relevance task'")
         if len(cells) == 5 and cells[4] != str(number):
             raise UserError(f"{place}: task {cells[4]}, expected {number}")

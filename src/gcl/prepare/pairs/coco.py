@@ -17,7 +17,6 @@ from gcl.prepare.captions import captions_of, decode_text
 from gcl.prepare.folders import files_below, of_training
 from gcl.prepare.pairs import Listing, PairReader, at_fault, checked
 
-
 SEARCHED = 100  # images by which their place is found; some may be missing
 
 
