@@ -122,7 +122,8 @@ def write(name: str, title: str, tables: list[dict[str, Any]], **values: Any) ->
     if options.device == "cuda":
         name, title = f"{name}_cuda", f"{title}, on a GPU"
     found = {"title": title, "machine": machine(), "tables": tables} | values
-    (options.results / f"{name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    (options.results / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     for one in tables:
         print(one["caption"], "|".join(one["columns"]), *("|".join(row) for row in one["rows"]), sep="\n", flush=True)
 

@@ -10,7 +10,6 @@ splits are drawn by subject: nothing of a held-out subject, and no near-copy of 
 """
 
 import argparse
-import csv
 import hashlib
 import io
 import logging
@@ -28,6 +27,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
+from gcl.common.csv_files import write_csv
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path, sha256_file
 
@@ -272,8 +272,8 @@ def build(png_deb: Path, svg_deb: Path, output: Path) -> None:
     table = to_table(pictures)
     with atomic_path(output) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=512)
-    with atomic_path(output.with_name("rejects.csv")) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([("path", "reason"), *sorted(rejects)])
+    with atomic_path(output.with_name("rejects.csv")) as temporary:
+        write_csv(temporary, ("path", "reason"), sorted(rejects))
     counts = Counter(table["split"].to_pylist())
     log.info("%d pictures %s, %d files rejected", len(table), dict(counts), len(rejects))
 

@@ -48,3 +48,5 @@ def test_five_commands_go_from_a_folder_of_pictures_to_a_search(tmp_path):
     assert page.count("<figure>") >= 5
     assert ", café" in page
     gcl(clone, "gcl.report", "--verify", "config/own.yaml")
+    (clone / "data/mine" / sorted(path.name for path in (clone / "data/mine").glob("*.txt"))[0]).write_text("edited")
+    assert "data/mine holds other files than" in gcl(clone, "gcl.report", "--verify", "config/own.yaml", ok=False)

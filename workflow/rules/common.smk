@@ -16,7 +16,7 @@ from gcl.config.backbones import backbone_files
 from gcl.config.paths import earlier, part_names, place, split_part, to_embed
 from gcl.config.project import experiment_of, load, runs_of, wanted
 from gcl.config.recipes import ancestry
-from gcl.fetch.own import fingerprint
+from gcl.data.own import fingerprint
 from gcl.prepare.hold_out import HELD_OUT
 from gcl.prepare.pairs import forms
 from gcl.registries import check

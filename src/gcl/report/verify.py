@@ -9,7 +9,8 @@ from typing import Any
 
 from gcl.common.progress import progress
 from gcl.common.rows import load_yaml, parse
-from gcl.config.project import Config, as_dict, load, runs_of
+from gcl.config.project import Config, Project, as_dict, load, runs_of
+from gcl.data.own import fingerprint
 from gcl.score.score import score
 
 KEPT = ("benchmarks", "runs", "embeddings", "checkpoints", "prepared", "shared")  # what the tables are made of
@@ -32,12 +33,13 @@ def read_config(overlays: list[Path], registries: Path) -> Config:
 
 
 def verify(config: Config, registries: Path, report: Callable[[Config, Path], None]) -> list[str]:
-    """Score every run and write every table again; return the lines that differ.
+    """Score every run and write every table again; return the lines that differ, and data that were edited since.
 
     Raises:
         UserError: a run or what it was made of is missing.
     """
     project, results = load(as_dict(config), registries), Path(config.results)
+    stale = [*edited(project, results)]
     with tempfile.TemporaryDirectory() as folder:
         again = Path(folder)
         for kind in KEPT:
@@ -53,7 +55,18 @@ def verify(config: Config, registries: Path, report: Callable[[Config, Path], No
                 again / "scores" / where / name,
             )  # fmt: skip
         report(replace(config, results=str(again)), registries)
-        return [*differences(results, again)]
+        return [*stale, *differences(results, again)]
+
+
+def edited(project: Project, results: Path) -> Iterator[str]:
+    """Yield a line for each data set of the user's own that holds other files than those that were prepared."""
+    rows = [project.benchmarks[name] for name in project.config.embedded]
+    names = dict.fromkeys([project.config.pairs, *(row.dataset for row in rows)])
+    for name in names:
+        listing = Path("data") / name / "fetched.json"
+        before = load_yaml(listing).get("own") if listing.exists() else None  # JSON is YAML
+        if before and before != fingerprint(listing.parent, results / "own" / f"{name}.json"):
+            yield f"data/{name} holds other files than those that the runs were made of; run `snakemake` again"
 
 
 def differences(results: Path, again: Path) -> Iterator[str]:

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from gcl.common.errors import UserError
-from gcl.fetch import own
-from gcl.fetch.own import fingerprint
+from gcl.data import own
+from gcl.data.own import fingerprint
 
 
 def test_content_counts_and_times_do_not(tmp_path, monkeypatch):
