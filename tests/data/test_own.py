@@ -5,8 +5,9 @@ import os
 import pytest
 
 from gcl.common.errors import UserError
+from gcl.config.datasets import Dataset, File
 from gcl.data import own
-from gcl.data.own import fingerprint
+from gcl.data.own import fingerprint, is_unpinned
 
 
 def test_content_counts_and_times_do_not(tmp_path, monkeypatch):
@@ -50,3 +51,24 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(own, "sha256_file", refuse)  # root may read anything
     with pytest.raises(UserError, match=r"can't read .*mine/a\.txt: Permission denied; make it readable"):
         fingerprint(tmp_path / "mine", tmp_path / "m.json")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ([], True),
+        ([{"path": "model.pt"}], True),
+        ([{"path": "model.pt", "sha256": "0" * 64}], False),
+        ([{"path": "model.pt", "urls": ["https://x"]}], False),
+    ],
+)
+def test_files_without_source_and_hash_are_known_by_their_content(tmp_path, files, expected):
+    row = Dataset(source="mine", licence="mine", files=[File(**file) for file in files])
+    assert is_unpinned(row) == expected
+    for name in ("model.pt", "other.txt"):
+        (tmp_path / name).write_text("a")
+    one = fingerprint(tmp_path, tmp_path.with_suffix(".json"), ["model.pt"])
+    (tmp_path / "other.txt").write_text("bb")
+    assert fingerprint(tmp_path, tmp_path.with_suffix(".json"), ["model.pt"]) == one
+    (tmp_path / "model.pt").write_text("bb")
+    assert fingerprint(tmp_path, tmp_path.with_suffix(".json"), ["model.pt"]) != one

@@ -18,6 +18,7 @@ from PIL import Image
 
 from gcl.common.errors import UserError
 from gcl.common.rows import load_yaml
+from gcl.config.benchmarks import Benchmark
 from gcl.config.datasets import Archive
 from gcl.config.project import load
 from gcl.config.published import read_published
@@ -340,3 +341,41 @@ def test_pairs(tmp_path, data):
         content = data.draw(broken(csv.replace(b",", b"\t") if form == "tsv" else csv))
     (folder / name).write_bytes(content)
     read(lambda: list(reader_of_pairs(reader).read(folder)))
+
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
+    "annotations": [{"image_id": 1, "caption": "a dog"}, {"image_id": 2, "caption": "two"}],
+}
+LINE = {"file_name": "a.jpg", "text": ["a dog", "a pet"]}
+
+
+@fuzzed
+@given(data=st.data())
+def test_lists_of_images(tmp_path, data):
+    folder = tmp_path / str(len(list(tmp_path.iterdir())))
+    folder.mkdir()
+    reader = data.draw(st.sampled_from(["coco", "image_folder"]))
+    name, record = ("captions.json", COCO) if reader == "coco" else ("metadata.jsonl", LINE)
+    content = json.dumps(data.draw(odd(record))).encode()
+    (folder / name).write_bytes(data.draw(st.sampled_from([content, data.draw(broken(content))])))
+    read(lambda: list(reader_of_pairs(reader).read(folder)))
+
+
+BEIR = {
+    "corpus.jsonl": b'{"_id": "d1", "title": "Cats", "text": "purr"}\n{"_id": "d2", "image": "x.png"}\n',
+    "queries.jsonl": b'{"_id": "q1", "text": "what purrs"}\n',
+    "qrels/test.tsv": b"query-id\tcorpus-id\tscore\nq1\td1\t1\n",
+}
+
+
+@fuzzed
+@given(data=st.data())
+def test_ones_own_judgements(tmp_path, data):
+    folder = tmp_path / str(len(list(tmp_path.iterdir())))
+    (folder / "qrels").mkdir(parents=True)
+    spoilt = data.draw(st.sampled_from(list(BEIR)))
+    for name, content in BEIR.items():
+        (folder / name).write_bytes(data.draw(broken(content)) if name == spoilt else content)
+    row = Benchmark(reader="beir", split="test", title="x", measures=["R@5"], headline="R@5")
+    read(lambda: reader_of("beir").read(folder, folder, row))

@@ -16,7 +16,7 @@ from gcl.config.backbones import backbone_files
 from gcl.config.paths import earlier, part_names, place, split_part, to_embed
 from gcl.config.project import experiment_of, load, runs_of, wanted
 from gcl.config.recipes import ancestry
-from gcl.data.own import fingerprint
+from gcl.data.own import fingerprint, is_unpinned
 from gcl.prepare.hold_out import HELD_OUT
 from gcl.prepare.pairs import forms
 from gcl.registries import check
@@ -93,7 +93,11 @@ def benchmark_source(wildcards):
 
 def data_folder(benchmark):
     """Where a benchmark's records lie."""
-    return f"{R}/prepared/{CONFIG.pairs}/{HELD_OUT}" if is_own(benchmark) else f"data/{PROJECT.benchmarks[benchmark].dataset}"
+    return (
+        f"{R}/prepared/{CONFIG.pairs}/{HELD_OUT}"
+        if is_own(benchmark)
+        else f"data/{PROJECT.benchmarks[benchmark].dataset}"
+    )
 
 
 def hold_out():
@@ -111,10 +115,12 @@ def images_folder(benchmark):
 
 
 def own_content(wildcards):
-    """The content of a data set of the user's own, which lists no files: an edit of one makes `fetch` run again."""
-    if PROJECT.datasets[wildcards.dataset].files:
+    """The content of a data set of the user's own: an edit of one of its files makes `fetch` run again."""
+    row = PROJECT.datasets[wildcards.dataset]
+    if not is_unpinned(row):
         return []
-    return ["--own", fingerprint(Path("data") / wildcards.dataset, Path(f"{R}/own/{wildcards.dataset}.json"))]
+    folder, names = Path("data") / wildcards.dataset, [file.path for file in row.files]
+    return ["--own", fingerprint(folder, Path(f"{R}/own/{wildcards.dataset}.json"), names)]
 
 
 def towers_files(wildcards):

@@ -63,9 +63,10 @@ def edited(project: Project, results: Path) -> Iterator[str]:
     rows = [project.benchmarks[name] for name in project.config.embedded]
     names = dict.fromkeys([project.config.pairs, *(row.dataset for row in rows)])
     for name in names:
+        files = [file.path for file in project.datasets[name].files]
         listing = Path("data") / name / "fetched.json"
         before = load_yaml(listing).get("own") if listing.exists() else None  # JSON is YAML
-        if before and before != fingerprint(listing.parent, results / "own" / f"{name}.json"):
+        if before and before != fingerprint(listing.parent, results / "own" / f"{name}.json", files):
             yield f"data/{name} holds other files than those that the runs were made of; run `snakemake` again"
 
 
