@@ -1,7 +1,5 @@
 """Embedding in parts: what earlier benchmarks have, shards, and going on after a stop; all equal to the plain way."""
 
-import shutil
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +13,6 @@ from gcl.config.project import load
 from gcl.data.images import decode, read_bytes
 from gcl.data.items import Contents, Item, Qrel, Task, write_benchmark
 from gcl.data.records import fused_keys, read_parquet
-from gcl.export.export import export
 from gcl.infer import encoder
 from gcl.infer import infer as inferring
 from gcl.infer import resumable as growing
@@ -23,12 +20,9 @@ from gcl.infer.infer import Shard, infer
 from gcl.infer.store import Stacked, read_outputs
 from gcl.prepare.prepare import prepare_pairs
 from gcl.prepare.share import share
-from gcl.retrieve.calibrate import calibrate
 from gcl.retrieve.retrieve import retrieve
-from gcl.train.train import train
 from support.arrays import HASHES
-from support.models import row_of
-from support.training import recipe
+from support.training import exported
 from support.workflow import ROOT
 
 
@@ -43,14 +37,7 @@ def universe(tmp_path_factory):
 @pytest.fixture(scope="module", params=["clip", "vista"])
 def model(request, tmp_path_factory, universe):
     """A tiny exported model, one of each kind of fusion."""
-    data = tmp_path_factory.mktemp(request.param)
-    backbone, nothing = row_of(request.param, data), (None,) * 6
-    train("tiny", backbone, recipe(epochs=0), [0], universe[1], data, *nothing, "cpu", 1, data / "checkpoints")
-    export("all", "tiny", backbone, data, data / "checkpoints", None, data / "onnx")
-    infer(data / "onnx/seed0", universe[1], None, "cpu", 1, False, False, (0, 1), data / "pairs")
-    calibrate(data / "pairs", universe[1], data / "onnx/seed0", data / "calibration")
-    shutil.copyfile(data / "calibration/calibration.json", data / "onnx/seed0/calibration.json")
-    return data / "onnx/seed0"
+    return exported(request.param, tmp_path_factory.mktemp(request.param), universe[1])
 
 
 @pytest.fixture(autouse=True)

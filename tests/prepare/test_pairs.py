@@ -192,7 +192,7 @@ def test_check_names_every_planted_fault(tmp_path):
     done = gcl_check(tmp_path, "--reject-limit", "0.3")
     assert done.returncode == 0, done.stderr
     assert "26 found, 20 usable, 5 unusable, 1 repeated" in done.stdout
-    assert "pairs: table" in done.stdout
+    assert "read as table" in done.stdout
     with (tmp_path / "rejects.csv").open(newline="") as file:
         reasons = {row["record"]: row["reason"] for row in csv.DictReader(file)}
     assert set(reasons) == {"line 5", "line 6", "line 7", "line 8", "line 26", "line 27"}

@@ -28,6 +28,7 @@ def test_the_best_are_those_of_the_whole_matrix(rng, monkeypatch, tmp_path, wort
 def test_without_torch_a_large_pool_is_searched_plainly(rng, monkeypatch, caplog):
     monkeypatch.setattr(module, "WORTH_A_SCAN", 0)
     monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(module, "FEW", 0)
     queries = unit_rows(rng, 3, 4)
     assert gcl.search(queries, queries, k=1).rows.ravel().tolist() == [0, 1, 2]
     assert "torch is not installed: a pool of 3 is searched plainly" in caplog.text

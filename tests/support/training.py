@@ -1,5 +1,7 @@
 """Small trainings of tiny models."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -7,9 +9,12 @@ from safetensors.torch import load_file, save_file
 from gcl.common.arrays import MODALITIES
 from gcl.common.rows import to_json
 from gcl.config.recipes import Full, Loss, Recipe
+from gcl.export.export import export
+from gcl.infer.infer import infer
 from gcl.prepare.prepare import prepare_pairs
+from gcl.retrieve.calibrate import calibrate
 from gcl.train.train import train
-from support.models import clip_row, tinyclip
+from support.models import clip_row, row_of, tinyclip
 
 SIX = {f"{a}>{b}": 1.0 for a in MODALITIES for b in MODALITIES if a != b}
 
@@ -58,3 +63,15 @@ def command(backbone, plan, pairs, data, output, *more):
     arguments = {"name": "tiny", "backbone": to_json(backbone), "recipe": to_json(plan), "seeds": "0", "pairs": pairs}
     arguments |= {"data": data, "device": "cpu", "output": output}
     return ["gcl.train", *(str(x) for k, v in arguments.items() for x in (f"--{k}", v)), *more]
+
+
+def exported(kind, data, pairs, calibrated=True):
+    """Export a tiny model of a family; return its folder."""
+    backbone, nothing = row_of(kind, data), (None,) * 6
+    train("tiny", backbone, recipe(epochs=0), [0], pairs, data, *nothing, "cpu", 1, data / "checkpoints")
+    export("all", "tiny", backbone, data, data / "checkpoints", None, data / "onnx")
+    if calibrated:
+        infer(data / "onnx/seed0", pairs, None, "cpu", 1, False, False, (0, 1), data / "pairs")
+        calibrate(data / "pairs", pairs, data / "onnx/seed0", data / "calibration")
+        shutil.copyfile(data / "calibration/calibration.json", data / "onnx/seed0/calibration.json")
+    return data / "onnx/seed0"

@@ -71,15 +71,15 @@ def decode(data: bytes, name: str, least: int = 0, upright: bool = False) -> Ima
         UserError: not an image, truncated, or more than MAX_PIXELS; names the image.
     """
     image = loaded(data, name, least)
-    return to_rgb(turned(image, name) if upright and is_turned(image) else image, name)
+    return to_rgb(turned_upright(image, name) if upright else image, name)
 
 
-def loaded(data: bytes, name: str, least: int = 0) -> Image.Image:
-    """Decode to whatever mode the file has; as `decode`."""
+def loaded(data: bytes, name: str, least: int = 0, most: int = MAX_PIXELS) -> Image.Image:
+    """Decode to whatever mode the file has; as `decode`, with at most so many pixels."""
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise UserError(f"image {name} has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+        if image.width * image.height > most:
+            raise UserError(f"image {name} has {image.width}x{image.height} pixels, more than {most:,}")
         if least:
             image.draft(None, (least, least))  # type: ignore[arg-type]  # of JPEG; nothing for others
         image.load()
@@ -88,10 +88,10 @@ def loaded(data: bytes, name: str, least: int = 0) -> Image.Image:
     return image
 
 
-def turned(image: Image.Image, name: str) -> Image.Image:
-    """Turn a decoded image by its EXIF orientation; a block that can't be read through is a UserError."""
+def turned_upright(image: Image.Image, name: str) -> Image.Image:
+    """Turn a decoded image by its EXIF orientation, if it has one; a block that can't be read is a UserError."""
     try:
-        return ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image) if is_turned(image) else image
     except Exception as error:  # many kinds
         raise UserError(f"image {name} has an EXIF block that can't be read: {error!r}") from error
 

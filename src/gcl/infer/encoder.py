@@ -1,7 +1,7 @@
 """An exported model, and what it makes of images, of texts, and of both together; by onnxruntime alone."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pyarrow as pa
 
-from gcl.common.arrays import Floats, Ints
+from gcl.common.arrays import MODALITIES, Floats, Ints
 from gcl.common.devices import resolve
 from gcl.common.rows import made_by, parse
 from gcl.config.backbones import Preprocess
@@ -51,21 +51,22 @@ class Encoder(NamedTuple):
     batch: int
 
 
-def open_encoder(onnx: Path, device: str, threads: int) -> Encoder:
-    """Open a folder that `export` or `bundle` wrote.
+def open_encoder(onnx: Path, device: str, threads: int, graphs: Collection[str] = MODALITIES) -> Encoder:
+    """Open those graphs of a folder that `export` or `bundle` wrote that are of the given modalities.
 
     Raises:
         UserError: something of it is missing or broken.
     """
     with made_by("export", onnx):
-        return open_graphs(onnx, read_export(onnx), device, threads)
+        return open_graphs(onnx, read_export(onnx), device, threads, graphs)
 
 
-def open_graphs(onnx: Path, about: About, device: str, threads: int) -> Encoder:
+def open_graphs(onnx: Path, about: About, device: str, threads: int, graphs: Collection[str]) -> Encoder:
     """Open the graphs and the tokenizer that export.json describes."""
 
     def session(name: str) -> Any:
-        return open_session(onnx / f"{name}.onnx", device, threads, about["dtype"]) if name in about["graphs"] else None
+        is_wanted = name in about["graphs"] and name in graphs
+        return open_session(onnx / f"{name}.onnx", device, threads, about["dtype"]) if is_wanted else None
 
     preprocess = parse(Preprocess, about["preprocess"], str(onnx / "export.json"))
     tokenizer = read_tokenizer(onnx / "tokenizer.json")

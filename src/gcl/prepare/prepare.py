@@ -19,7 +19,7 @@ from gcl.common.files import atomic_path
 from gcl.common.progress import progress
 from gcl.common.rows import from_json
 from gcl.config.benchmarks import Benchmark, TaskFacts
-from gcl.data.images import UPRIGHT, is_turned, loaded, read_bytes, to_rgb, turned
+from gcl.data.images import UPRIGHT, is_turned, loaded, read_bytes, to_rgb, turned_upright
 from gcl.data.items import Contents, write_benchmark
 from gcl.data.records import Pair, content_id, write_pairs, write_rejects
 from gcl.prepare.benchmarks import reader_of
@@ -43,9 +43,8 @@ def examine(location: str) -> Examined:
     try:
         data = read_bytes(location)
         image = loaded(data, location)
-        if turns := is_turned(image):
-            image = turned(image, location)
-        to_rgb(image, location)
+        turns = is_turned(image)
+        to_rgb(turned_upright(image, location), location)
     except (OSError, ValueError) as error:
         return Examined("", str(error))
     return Examined(hashlib.sha256(data).hexdigest(), "", turns and not location.endswith(UPRIGHT))

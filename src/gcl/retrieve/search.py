@@ -9,9 +9,11 @@ import numpy as np
 from gcl.common.arrays import Floats, Ints, norms
 from gcl.common.errors import UserError
 from gcl.retrieve.exact import Pool, Query, best_of_pool
+from gcl.retrieve.few_queries import search_few
 
 log = logging.getLogger(__name__)
 
+FEW = 4  # queries that are searched by one pass in float32
 QUERIES = 1024  # that are scored at a time
 WORTH_A_SCAN = 50_000_000  # scores; below, a plain search is done before torch is imported
 FAR_FROM_ONE = 1e-3  # of a unit vector's length
@@ -70,8 +72,11 @@ def search(queries: Floats, candidates: Floats, k: int = 10, device: str = "auto
 
 
 def best_rows(queries: list[Query], pool: Pool, k: int, device: str) -> tuple[Floats, Ints]:
-    """Return scores and rows (Q, min(k, C)) of the k best of a pool: a small one plainly, a large one by a scan."""
-    if pool.size * sum(len(query.vectors) for query in queries) < WORTH_A_SCAN:
+    """Return scores and rows (Q, min(k, C)) of the k best of a pool: for few queries, of a small pool, or by a scan."""
+    n = sum(len(query.vectors) for query in queries)
+    if n and n <= FEW and len(queries) == 1 and device != "cuda":
+        return search_few(queries[0], pool, k)
+    if pool.size * n < WORTH_A_SCAN:
         return best_of_pool(queries, pool, k)
     if find_spec("torch") is None:
         log.warning(

@@ -26,8 +26,13 @@ def parquet(folder: Path) -> Iterator[Pair]:
     if not files:
         raise UserError(f"{folder} holds no .parquet file")
     for path in of_training(files, folder, lambda path: path):
-        groups = parquet_row_groups(path)
-        yield from packed_pairs(path, pq.read_schema(path), groups.batches)
+        yield from file_pairs(path)
+
+
+def file_pairs(path: Path) -> Iterator[Pair]:
+    """Read one Parquet file."""
+    groups = parquet_row_groups(path)
+    yield from packed_pairs(path, pq.read_schema(path), groups.batches)
 
 
 def packed_pairs(path: Path, schema: pa.Schema, batches: Batches) -> Iterator[Pair]:

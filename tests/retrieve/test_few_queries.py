@@ -1,0 +1,57 @@
+"""The pass in float32 for few queries, against the slow search of everything."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gcl.common.errors import UserError
+from gcl.retrieve import few_queries
+from gcl.retrieve.exact import Pool, Query, best_of_pool
+from gcl.retrieve.few_queries import bound, search_few
+from support.arrays import unit_rows
+
+
+def pool_of(vectors, modalities):
+    return Pool(len(vectors), lambda rows: vectors[rows], modalities)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 300), st.integers(1, 40),
+    st.sampled_from(["random", "equal", "near", "few values"]),
+)  # fmt: skip
+def test_the_best_are_those_of_the_slow_search(seed, n, size, k, kind):
+    rng = np.random.default_rng(seed)
+    candidates = unit_rows(rng, size, 16)
+    if kind == "equal":
+        candidates[:] = candidates[0]
+    elif kind == "near":  # differences below the error of a float32 product
+        candidates = candidates[:1] + rng.normal(0, 1e-7, (size, 16)).astype(np.float32)
+    elif kind == "few values":
+        candidates = candidates[rng.integers(0, min(size, 3), size)]
+    modalities = rng.integers(0, 3, size).astype(np.int8)
+    scales = rng.uniform(0.5, 20, (n, 3)), rng.normal(0, 5, (n, 3))
+    query = Query(unit_rows(rng, n, 16), *scales)
+    pool = pool_of(candidates, modalities)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few_queries, "BLOCK", 64)
+        scores, rows = search_few(query, pool, k)
+    expected = best_of_pool([query], pool, k)
+    np.testing.assert_array_equal(rows, expected[1])
+    np.testing.assert_array_equal(scores, expected[0])
+
+
+@pytest.mark.parametrize("width", [4, 256, 4096])
+def test_the_bound_holds_with_room(rng, width):
+    a, b = unit_rows(rng, 500, width), unit_rows(rng, 500, width)
+    off = np.abs((a @ b.T).astype(np.float64) - a.astype(np.float64) @ b.T.astype(np.float64)).max()
+    assert 0 < off < bound(width) < 1e-3
+
+
+def test_nan_is_an_error(rng):
+    vectors = unit_rows(rng, 5, 4)
+    vectors[3, 2] = np.nan
+    query = Query(unit_rows(rng, 1, 4), np.ones((1, 3)), np.zeros((1, 3)))
+    with pytest.raises(UserError, match="NaN"):
+        search_few(query, pool_of(vectors, np.zeros(5, np.int8)), 2)
