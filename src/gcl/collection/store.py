@@ -105,7 +105,8 @@ def upsert(table: Any, rows: dict[str, list[Any]], vectors: Floats) -> None:
     """Add rows, or put them in the place of those with the same ids, all at once or not at all."""
     width = vectors.shape[1]
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width)
-    data = pa.table({**rows, "vector": column}).cast(schema(width))
+    wanted = schema(width)
+    data = pa.table({**rows, "vector": column}).select(wanted.names).cast(wanted)
     table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(data)
 
 
