@@ -188,7 +188,7 @@ async def use_page(server, things, tmp_path):
         assert await page.run("document.getElementById('said').classList.contains('bad')")
         await page.run("document.getElementById('drop').click()")
         await page.call("Page.navigate", url=f"{server.url}/docs")
-        await page.until("document.body.innerText.includes('POST /api/search')")
+        await page.until("document.body?.innerText.includes('POST /api/search')")
         assert [e for e in page.errors if "400" not in e] == []  # nothing else failed, nothing was fetched elsewhere
 
 
