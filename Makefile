@@ -63,7 +63,7 @@ repro: setup
 	dvc repro
 
 # 50 minutes, 12 GB of disk, peers in the same processes; writes results/benchmarks/ and results/tables/performance.md.
-BENCHMARKS := machine loss topk embedding training startup growth retrieval_memory
+BENCHMARKS := machine loss topk embedding training startup growth retrieval_memory collection cutoff
 bench: setup
 	python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	for name in $(BENCHMARKS); do python benchmarks/$$name.py; done

@@ -300,3 +300,22 @@ def row_of(family, data):
     state = pruned_state(None) if family == "pruned" else tinyclip().state_dict()
     save_file({k: v.clone() for k, v in state.items()}, data / "w.safetensors")
     return clip_row({"model": "w.safetensors"})
+
+
+def clip_of_transformers(folder):
+    """Write a tiny CLIP as transformers has it, with its processor; return the folder."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    words = {"<|startoftext|>": 0, "<|endoftext|>": 1} | {f"{c}</w>": k + 2 for k, c in enumerate("abcdefghijklmnop")}
+    letters = {c: len(words) + k for k, c in enumerate("abcdefghijklmnop")}
+    (folder / "vocab.json").write_text(json.dumps(words | letters))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**size, "vocab_size": 40, "max_position_embeddings": 16, "eos_token_id": 1, "bos_token_id": 0}
+    torch.manual_seed(0)
+    config = CLIPConfig(text_config=text, vision_config={**size, "image_size": 16, "patch_size": 8}, projection_dim=8)
+    CLIPModel(config).eval().save_pretrained(folder)
+    picture = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    CLIPProcessor(picture, tokenizer).save_pretrained(folder)
+    return folder

@@ -23,7 +23,7 @@ from gcl.common.command import parser, run
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path, locked
 from gcl.common.progress import progress
-from gcl.data.images import open_image, to_array
+from gcl.data.images import MARGIN, open_image, to_array
 from gcl.data.records import write_rejects
 from gcl.retrieve.calibration import write_calibration
 
@@ -71,8 +71,9 @@ def decoded(entry: Entry, embedder: Embedder) -> Ready:
     content = entry.content()
     if entry.image is None:
         return Ready(entry, content, None, b"")
-    image = open_image(entry.image)
-    pixels = to_array(image, embedder.model.encoder.preprocess)
+    how = embedder.model.encoder.preprocess
+    image = open_image(entry.image, MARGIN * how.size)
+    pixels = to_array(image, how)
     return Ready(entry, content, pixels, small(image))
 
 

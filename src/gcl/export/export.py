@@ -134,6 +134,10 @@ def export_heads(name: str, backbone: Backbone, checkpoint: Path, towers: Path, 
 def export_all(name: str, backbone: Backbone, checkpoint: Path, data: Path, folder: Path) -> None:
     """Export the encoders of one whole model."""
     about = read_about(checkpoint, name)
+    if describe := family(backbone.family).as_it_is:
+        folder.mkdir()
+        write_export(folder, "all", name, backbone, {"encoder": describe(backbone), "seed": about["seed"]})
+        return
     built = family(backbone.family).build(backbone, data)
     read_start(built.model, checkpoint, name)
     folder.mkdir()

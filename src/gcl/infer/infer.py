@@ -28,6 +28,7 @@ from gcl.common.files import locked
 from gcl.common.progress import progress
 from gcl.data.records import fused_keys, own_counts, read_parquet
 from gcl.infer.encoder import Encoder, decoded, encode_fused, encode_texts, open_encoder, run_batches, width_of
+from gcl.infer.foreign import infer_foreign
 from gcl.infer.model_folder import read_export
 from gcl.infer.resumable import Growing, move_into_place
 from gcl.infer.session import open_session
@@ -135,6 +136,15 @@ def infer_items(
     only_texts: bool = False,
 ) -> dict[str, Any]:
     """Embed a prepared folder with whole encoders or towers, going on with what `folder` has; return what it ran on."""
+    about = read_export(onnx)
+    if encoder := about.get("encoder"):
+        is_native = about["fusion"] == "native"
+        key = key_of(digest(onnx), digest(prepared), shard)
+        work = read_work(prepared, shard, is_native and not only_texts)
+        if only_texts:
+            work = work._replace(locations=work.locations[:0], own_images=0)
+        infer_foreign(encoder, work, key, device, is_native, folder)
+        return {"model": encoder["model"]}
     model = open_encoder(onnx, device, threads)
     work = read_work(prepared, shard, model.fused is not None)
     shapes = {"text": (work.texts[1] - work.texts[0], width_of(model.text))}
@@ -151,7 +161,6 @@ def infer_items(
         embed_images(model, work, grown)
     embed_texts(model, work, grown)
     grown.check()
-    about = read_export(onnx)
     (folder / "towers.json").write_text(json.dumps(about["graphs"], sort_keys=True) + "\n", encoding="utf-8")
     return {"providers": model.image.get_providers(), "dtype": about["dtype"]}
 

@@ -62,6 +62,8 @@ class Model:
         about = read_export(self.folder)
         if about["kind"] != "all":
             raise UserError(f"{folder} holds {about['kind']} alone; join towers and heads with `gcl bundle`")
+        if "encoder" in about:
+            raise UserError(f"{folder} describes {about['encoder']['model']}, which is opened by its own library")
         self.fusion: str = about["fusion"]
         self.encoder = open_encoder(self.folder, device, threads, graphs)
         self.width = width_of(self.encoder.image if self.encoder.text is None else self.encoder.text)

@@ -13,7 +13,18 @@ from gcl.common.files import atomic_path
 from gcl.common.markup import markdown
 from gcl.common.rows import made_by
 
-CPU = ("machine", "loss", "topk", "retrieval_memory", "embedding", "training", "startup", "growth")
+CPU = (
+    "machine",
+    "loss",
+    "topk",
+    "retrieval_memory",
+    "embedding",
+    "training",
+    "startup",
+    "growth",
+    "collection",
+    "cutoff",
+)
 ORDER = (*CPU, *(f"{name}_cuda" for name in CPU))
 HEAD = """# Performance
 

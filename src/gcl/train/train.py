@@ -80,6 +80,14 @@ def train_whole_seed(
     """Train the weights of one seed; the first process writes them to `folder`."""
     import torch
 
+    from gcl.models import family
+
+    if family(backbone.family).as_it_is is not None:
+        if recipe.epochs:
+            raise UserError(f"{name} is used as it is (family {backbone.family}): choose a recipe that trains nothing")
+        write_checkpoint(folder, "nothing.safetensors", {}, about | checkpoint_about(name, recipe, seed), [])
+        return
+
     from gcl.train.full import train_all
 
     torch.set_num_threads(paths.threads)

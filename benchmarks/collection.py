@@ -1,0 +1,204 @@
+"""Indexing and searching a collection of one's own, beside the bare parts and other engines.
+
+    python benchmarks/collection.py
+
+CLIP ViT-B/32 with random weights. One text query is timed from its words to the ten best items, the model loaded, with
+the same embedding before every engine's search; their candidates are the same, with the calibration folded in.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import lancedb
+import numpy as np
+import pyarrow as pa
+
+from embedding import write_images, write_model
+from gcl.collection.embedder import Embedder, Term, model_hash
+from gcl.collection.index import index
+from gcl.collection.search import search_index
+from gcl.collection.store import About, open_index, open_table, upsert, write_about, write_scan
+from gcl.collection.vectors import folded
+from gcl.retrieve.calibration import fit, write_calibration
+from measure import Times, arguments, growth, in_turns, status, table, write
+from topk import unit_rows
+
+K, WIDTH = 10, 512
+SIZES = (10_000, 100_000, 1_000_000)
+TEXT = "a drawing of two small dogs that run along the beach"
+
+
+def fill(folder: Path, n: int, model: Path) -> Path:
+    """Write an index of n items with random vectors."""
+    folder.mkdir()
+    embedder = Embedder(model, "cpu")
+    rows = open_table(folder, WIDTH)
+    write_about(folder, About(str(model), "0", embedder.mode, WIDTH, "random"))
+    if embedder.stats is not None:
+        write_calibration(folder / "calibration.json", embedder.stats)
+    for start in range(0, n, 50_000):
+        some = range(start, min(n, start + 50_000))
+        texts = {name: [f"{name} {k}" for k in some] for name in ("id", "path", "text", "content", "stamp")}
+        modalities = [("image", "text", "image_text")[k % 3] for k in some]
+        upsert(rows, texts | {"modality": modalities, "thumbnail": [b""] * len(some)}, unit_rows(len(some), start))
+    write_scan(folder, rows, WIDTH)
+    return folder
+
+
+def engines(folder: Path, model: Path) -> dict[str, Callable[[], object]]:
+    """Return a query's way through each engine, from its text to its ten items."""
+    embedder, found = Embedder(model, "cpu", ["text"]), open_index(folder)
+    vectors = folded(found, "text")(slice(0, len(found.items)))
+    flat = faiss.IndexFlatIP(WIDTH + 1)
+    flat.add(vectors)
+    base = lancedb.connect(folder.with_suffix(".lance"))
+    stored = base.create_table("x", found.items.append_column("vector", fixed(vectors)))
+
+    def asked() -> np.ndarray:
+        return np.append(embedder.query([Term(1.0, text=TEXT)]).vectors[0], np.float32(1))
+
+    return {
+        "embedding alone": asked,
+        "ours": lambda: search_index(found, embedder.query([Term(1.0, text=TEXT)]), K),
+        "FAISS, flat": lambda: flat.search(asked()[None], K),
+        "LanceDB, flat": lambda: stored.search(asked()).distance_type("dot").limit(K).to_arrow(),
+    }
+
+
+def fixed(vectors: np.ndarray) -> Any:
+    """Return vectors as a column."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+
+
+def one_query(folder: Path, model: Path, repeats: int) -> dict[str, Any]:
+    """Time one query over growing indexes."""
+    rows = []
+    for n in SIZES[:2]:
+        found = in_turns(engines(fill(folder / f"{n}", n, model), model), repeats)
+        ours = found["ours"]
+        for name, times in found.items():
+            rows.append([f"{n:,}", name, times.shown(), "" if name == "ours" else ours.over(times)])
+    caption = f"One text query, from its words to the {K} best of items of {WIDTH} numbers; last, our time over theirs."
+    return table(caption, ["items", "engine", "time", "ours / it"], rows)
+
+
+def indexing(folder: Path, model: Path, paths: list[str], repeats: int) -> dict[str, Any]:
+    """Time indexing of pictures beside the bare session on decoded pixels, and of a few more beside many."""
+    embedder = Embedder(model, "cpu")
+    source, encoder = Path(paths[0]).parent, embedder.model.encoder
+    pixels = [embedder.model.pixels(path) for path in paths[: 16 * encoder.batch]]
+    batches = [np.stack(pixels[i : i + encoder.batch]) for i in range(0, len(pixels), encoder.batch)]
+    count = iter(range(10**6))
+    works = {
+        "bare": lambda: [encoder.image.run(None, {"pixels": batch}) for batch in batches],
+        "index": lambda: index(source, model, folder / f"index{next(count)}", "cpu"),
+    }
+    found = in_turns(works, repeats)
+    bare = Times([seconds / len(pixels) for seconds in found["bare"].seconds])
+    whole = Times([seconds / len(paths) for seconds in found["index"].seconds])
+    rows = [
+        ["the bare ONNX session, decoded pixels in memory", bare.shown(), ""],
+        [f"`gcl index` of {len(paths)} pictures of 640 x 480", whole.shown(), bare.over(whole)],
+    ]
+    caption = "Time for a picture; last, the share of the bare session's rate that is reached."
+    return table(caption, ["what", "time", "share"], rows)
+
+
+def adding(folder: Path, model: Path, paths: list[str], repeats: int) -> dict[str, Any]:
+    """Time what a run costs that finds nothing new, and one that finds ten new pictures."""
+    source = folder / "many"
+    source.mkdir()
+    for k in range(10_000):
+        (source / f"{k}.txt").write_text(f"text number {k}", encoding="utf-8")
+    first = index(source, model, folder / "growing", "cpu")["counts"]
+    seconds: dict[str, list[float]] = {"nothing new": [], "ten new pictures": []}
+    embedded = []
+    for turn in range(repeats):
+        for name, times in seconds.items():
+            if name != "nothing new":
+                for path in paths[10 * turn : 10 * turn + 10]:
+                    (source / Path(path).name).symlink_to(path)
+            started = time.perf_counter()
+            embedded.append(index(source, model, folder / "growing", "cpu")["counts"]["embedded"])
+            times.append(time.perf_counter() - started)
+    rows = [
+        [name, Times(times).shown(), ", ".join(map(str, sorted(set(embedded[k::2]))))]
+        for k, (name, times) in enumerate(seconds.items())
+    ]
+    caption = f"Bringing an index of {first['embedded']:,} items up to date, the model's opening included."
+    return table(caption, ["what", "time", "items embedded"], rows)
+
+
+def cold(folder: Path, model: Path, repeats: int) -> dict[str, Any]:
+    """Time `gcl search` as a process, with the index and the model in the system's cache."""
+    rows = []
+    for n in SIZES[:2]:
+        command = [sys.executable, "-m", "gcl.collection.search", str(folder / f"{n}"), "--text", TEXT]
+        (folder / f"{n}/index.json").unlink()
+        write_about(folder / f"{n}", hashed(folder / f"{n}", model))
+        found = in_turns({"search": lambda c=command: subprocess.run(c, check=True, capture_output=True)}, repeats)
+        rows.append([f"{n:,}", found["search"].shown()])
+    return table("`gcl search --text`, a process of its own.", ["items", "time"], rows)
+
+
+def hashed(folder: Path, model: Path) -> About:
+    """Return what index.json says, with the model's own hash."""
+    return About(str(model), model_hash(model, folder / "model.json"), "center_zscore", WIDTH, "random")
+
+
+def memory(folder: Path, model: Path) -> dict[str, Any]:
+    """Measure what a search takes beyond the open model, in a process of its own."""
+    rows = []
+    for n in SIZES:
+        place = folder / f"{n}"
+        if not place.exists():
+            fill(place, n, model)
+        command = [sys.executable, __file__, "--memory", f"{place}::{model}"]
+        own, mapped = subprocess.check_output(command).decode().split()[-2:]
+        rows.append([f"{n:,}", f"{float(own):.0f} MB", f"{float(mapped):.0f} MB"])
+    caption = "Memory that one search adds to the open model: its own, and pages that the system may take back."
+    return table(caption, ["items", "its own", "mapped pages"], rows)
+
+
+def measure_memory(what: str) -> None:
+    """Search once; print MB of growth, of the process's own memory at its peak and of mapped files."""
+    folder, _, model = what.partition("::")
+    embedder = Embedder(Path(model), "cpu", ["text"])
+    query = embedder.query([Term(1.0, text=TEXT)])
+    mapped = status("RssFile")
+    peak = growth(lambda: search_index(open_index(Path(folder)), query, K))
+    mapped = (status("RssFile") - mapped) / 1024
+    print(max(0.0, peak - mapped), mapped)
+
+
+def main() -> None:
+    """Measure everything."""
+    given = arguments(__doc__, repeats=7, memory="")
+    if given.memory:
+        measure_memory(given.memory)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        models, _ = write_model(folder / "models", "ViT-B-32-quickgelu")
+        model = models / "fp32"
+        vectors = unit_rows(2000, 5)
+        write_calibration(model / "calibration.json", fit(vectors[:1000], vectors[1000:], "sum_raw"))
+        paths = write_images(folder / "images", 1000, (640, 480))
+        tables = [one_query(folder, model, given.repeats)]
+        tables.append(indexing(folder, model, paths, min(given.repeats, 3)))
+        tables.append(adding(folder, model, paths, min(given.repeats, 5)))
+        tables.append(cold(folder, model, given.repeats))
+        tables.append(memory(folder, model))
+        shutil.rmtree(folder / "images")
+    write("collection", "A collection of one's own", tables)
+
+
+if __name__ == "__main__":
+    main()
