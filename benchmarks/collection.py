@@ -23,20 +23,20 @@ import pyarrow as pa
 from embedding import write_images, write_model
 from gcl.collection.embedder import Embedder, Term, model_hash
 from gcl.collection.index import index
-from gcl.collection.search import search_index
+from gcl.collection.search import approximate, search_index
 from gcl.collection.store import About, open_index, open_table, upsert, write_about, write_scan
 from gcl.collection.vectors import folded
 from gcl.retrieve.calibration import fit, write_calibration
 from measure import Times, arguments, growth, in_turns, status, table, write
 from topk import unit_rows
 
-K, WIDTH = 10, 512
+K, WIDTH, QUERIES = 10, 512, 200
 SIZES = (10_000, 100_000, 1_000_000)
 TEXT = "a drawing of two small dogs that run along the beach"
 
 
-def fill(folder: Path, n: int, model: Path) -> Path:
-    """Write an index of n items with random vectors."""
+def fill(folder: Path, n: int, model: Path, centres: int = 0) -> Path:
+    """Write an index of n items with random vectors, around some centres if there are any."""
     folder.mkdir()
     embedder = Embedder(model, "cpu")
     rows = open_table(folder, WIDTH)
@@ -47,7 +47,9 @@ def fill(folder: Path, n: int, model: Path) -> Path:
         some = range(start, min(n, start + 50_000))
         texts = {name: [f"{name} {k}" for k in some] for name in ("id", "path", "text", "content", "stamp")}
         modalities = [("image", "text", "image_text")[k % 3] for k in some]
-        upsert(rows, texts | {"modality": modalities, "thumbnail": [b""] * len(some)}, unit_rows(len(some), start))
+        upsert(
+            rows, texts | {"modality": modalities, "thumbnail": [b""] * len(some)}, unit_rows(len(some), start, centres)
+        )
     write_scan(folder, rows, WIDTH)
     return folder
 
@@ -87,6 +89,42 @@ def one_query(folder: Path, model: Path, repeats: int) -> dict[str, Any]:
             rows.append([f"{n:,}", name, times.shown(), "" if name == "ours" else ours.over(times)])
     caption = f"One text query, from its words to the {K} best of items of {WIDTH} numbers; last, our time over theirs."
     return table(caption, ["items", "engine", "time", "ours / it"], rows)
+
+
+def recall(folder: Path, model: Path, repeats: int) -> dict[str, Any]:
+    """Compare LanceDB's index with the exact search, where items lie in clusters as real ones do."""
+    embedder, n = Embedder(model, "cpu", ["text"]), SIZES[1]
+    found = open_index(fill(folder / "clustered", n, model, n // 100))
+    asked = [embedder.query_of(vector, "text") for vector in near(found.vectors[:: n // QUERIES])]
+    approximate(found, asked[0], K, None, None)  # makes the index
+    shares = []
+    for query in asked:
+        best, some = (
+            {hit.row for hit in hits}
+            for hits in (search_index(found, query, K), approximate(found, query, K, None, None))
+        )
+        shares.append(len(best & some) / K)
+    times = in_turns(
+        {
+            "exact": lambda: [search_index(found, query, K) for query in asked[:10]],
+            "approximate": lambda: [approximate(found, query, K, None, None) for query in asked[:10]],
+        },
+        repeats,
+    )
+    rows = [
+        [name, Times([seconds / 10 for seconds in times[name].seconds]).shown(), share]
+        for name, share in (("exact", "1"), ("approximate", f"{np.mean(shares):.3f}"))
+    ]
+    caption = (
+        f"{n:,} items in {n // 100:,} clusters, {len(asked)} queries near items: a query's time and recall at {K}."
+    )
+    return table(caption, ["search", "time", "recall"], rows)
+
+
+def near(vectors: np.ndarray) -> np.ndarray:
+    """Return unit vectors near given ones."""
+    moved = vectors + 0.5 * unit_rows(len(vectors), 9)
+    return (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
 
 
 def indexing(folder: Path, model: Path, paths: list[str], repeats: int) -> dict[str, Any]:
@@ -192,6 +230,7 @@ def main() -> None:
         write_calibration(model / "calibration.json", fit(vectors[:1000], vectors[1000:], "sum_raw"))
         paths = write_images(folder / "images", 1000, (640, 480))
         tables = [one_query(folder, model, given.repeats)]
+        tables.append(recall(folder, model, given.repeats))
         tables.append(indexing(folder, model, paths, min(given.repeats, 3)))
         tables.append(adding(folder, model, paths, min(given.repeats, 5)))
         tables.append(cold(folder, model, given.repeats))

@@ -98,7 +98,7 @@ def approximate(index: Index, query: Query, k: int, modalities: list[str] | None
     found: list[tuple[float, int]] = []
     for modality in modalities or MODALITIES:
         asked = table.search(query.vectors[0]).distance_type("dot").where(f"modality = '{modality}'", prefilter=True)
-        answer = asked.limit(k).refine_factor(10).nprobes(50).select(["id"]).to_arrow()
+        answer = asked.limit(k).refine_factor(10).nprobes(50).select(["id", "_distance"]).to_arrow()
         rows = np.array([places[name] for name in answer["id"].to_pylist() if name in places], np.int64)
         if len(rows):
             scores = query.scores(np.asarray(index.vectors[rows]), index.modalities[rows])[0]

@@ -2,14 +2,16 @@
 
 In:  a checkpoint of the workflow (heads are put on the backbone's own towers) and its scores.
 Out: a folder that open_clip loads as `local-dir:` (VISTA's as its card says), with a README.md of data,
-     recipe, measures and licence.
+     recipe, measures and licence. With --format sentence-transformers: a folder of ONNX graphs that it loads.
 """
 
 import csv
 import json
 import logging
+import shutil
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from gcl.common.command import parser, run
 from gcl.common.files import atomic_path, write_json
@@ -18,6 +20,8 @@ from gcl.common.names import lookup
 from gcl.common.rows import load_yaml
 from gcl.config.backbones import Backbone
 from gcl.config.project import load
+from gcl.export.bundle import bundle
+from gcl.infer.model_folder import read_export
 from gcl.models.checkpoints import read_about, read_curve, read_start, write_model
 from gcl.models.model_card import card
 
@@ -41,7 +45,9 @@ def measures(scores: Path, backbone: str, recipe: str, seed: int) -> str:
     return markdown(header, rows)
 
 
-def publish(name: str, recipe: str, seed: int, config: Path, results: Path | None, data: Path, output: Path) -> None:
+def publish(
+    name: str, recipe: str, seed: int, config: Path, results: Path | None, data: Path, output: Path, form: str
+) -> None:
     """Write the folder.
 
     Raises:
@@ -56,9 +62,12 @@ def publish(name: str, recipe: str, seed: int, config: Path, results: Path | Non
     about = read_about(checkpoint, name)
     pairs = about.get("data", {}).get("name", "pairs that it does not name")
     log.info("publishing %s, trained on %s", checkpoint, pairs)
+    table = measures(results / "scores.csv", name, recipe, seed)
+    if form == "sentence-transformers":
+        write_sentence_folder(about, results, name, recipe, seed, table, output)
+        return
     built = family(row.family).build(row, data)
     read_start(built.model, checkpoint, name)
-    table = measures(results / "scores.csv", name, recipe, seed)
     with atomic_path(output) as folder:
         write_model(folder, built, {k: v for k, v in about.items() if k != "weights"}, read_curve(checkpoint))
         (folder / "README.md").write_text(card(about, built.layout, folder.name, table), encoding="utf-8")
@@ -66,6 +75,31 @@ def publish(name: str, recipe: str, seed: int, config: Path, results: Path | Non
             "trainable": "all"
         }  # these are all weights
         write_json(folder / "checkpoint.json", shown)
+
+
+def write_sentence_folder(
+    about: dict[str, Any], results: Path, name: str, recipe: str, seed: int, table: str, output: Path
+) -> None:
+    """Write the exported model with what sentence-transformers looks for."""
+    from gcl.export.sentence_module import SNIPPET, write_folder
+
+    towers, exported = results / "onnx" / name / "towers", results / "onnx" / name / recipe / f"seed{seed}"
+    calibration = results / "calibrations" / name / recipe / f"seed{seed}.json"
+    if read_export(exported)["kind"] == "heads":
+        bundle(towers, exported, calibration if calibration.exists() else None, output)
+    else:
+        with atomic_path(output) as folder:
+            shutil.copytree(exported, folder)
+    write_folder(output)
+    text = card(about, "open_clip", output.name, table)
+    (output / "README.md").write_text(with_snippet(text, SNIPPET), encoding="utf-8")
+
+
+def with_snippet(text: str, snippet: str) -> str:
+    """Return a card that loads by another library than the one of its weights."""
+    before, _, rest = text.partition("```python\n")
+    before = before.replace("library_name: open_clip", "library_name: sentence-transformers")
+    return f"{before}```python\n{snippet}\n```{rest.partition('```')[2]}"
 
 
 def main() -> None:
@@ -77,6 +111,9 @@ def main() -> None:
     options.add_argument("--config", type=Path, default=Path("config/config.yaml"), help="what was run (config.yaml)")
     options.add_argument("--results", type=Path, help="folder of the run to take the model from (that of the config)")
     options.add_argument("--data", type=Path, default=Path("data"), help="folder of fetched data sets (data)")
+    options.add_argument(
+        "--format", dest="form", default="weights", choices=["weights", "sentence-transformers"], help="(weights)"
+    )
     options.add_argument("--output", required=True, type=Path, help="folder to write")
     run(options, publish)
 
