@@ -35,11 +35,20 @@ class Mixed(AbsTaskRetrieval):
     """Queries and candidates of all three modalities in one pool."""
 
     metadata = TaskMetadata(
-        name="Mixed", dataset={"path": "none", "revision": "1"}, description="offline", reference=None, type="Retrieval",
-        category="it2it", modalities=["text", "image"], eval_splits=["test"], eval_langs=["eng-Latn"],
-        main_score="hit_rate_at_10", date=None, domains=None, task_subtypes=None, license=None, annotations_creators=None,
-        dialect=None, sample_creation=None, bibtex_citation=None,
-    )  # fmt: skip
+        name="Mixed",
+        dataset={"path": "none", "revision": "1"},
+        description="offline",
+        type="Retrieval",
+        category="it2it",
+        modalities=["text", "image"],
+        eval_splits=["test"],
+        eval_langs=["eng-Latn"],
+        main_score="hit_rate_at_10",
+        **dict.fromkeys(
+            "reference date domains task_subtypes license annotations_creators dialect sample_creation "
+            "bibtex_citation".split()
+        ),
+    )
 
     def load_data(self, **more):
         """Make everything in memory."""

@@ -53,6 +53,13 @@ def test_the_example_of_own_pairs_is_what_the_run_wrote(root):
         assert [f"clip_lite {row[0]}", *row[1:]] in written
 
 
+def test_the_cut_offs_in_the_docs_are_what_the_benchmark_wrote(root):
+    (found,) = json.loads(committed(root, "results/benchmarks/cutoff.json"))["tables"]
+    section = (root / "docs/search.md").read_text().partition("<!-- cutoff -->")[2].partition("<!-- end -->")[0]
+    assert rows(section)[0] == found["columns"]
+    assert rows(section)[2:] == found["rows"]
+
+
 def test_every_test_that_the_docs_name_exists(root):
     named = set(re.findall(r"`(test_[\w*]+(?:\.py)?)`", (root / "docs/reliability.md").read_text()))
     files = {path.name: path.read_text() for path in (root / "tests").rglob("test_*.py")}

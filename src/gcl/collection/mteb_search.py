@@ -48,9 +48,13 @@ class GCLSearch:
         self.ids, self.vectors, self.modalities = self.embedded(corpus)
 
     def search(
-        self, queries: Iterable[Mapping[str, Any]], *, top_k: int, top_ranked: Mapping[str, Sequence[str]] | None = None,
+        self,
+        queries: Iterable[Mapping[str, Any]],
+        *,
+        top_k: int,
+        top_ranked: Mapping[str, Sequence[str]] | None = None,
         **about: Any,
-    ) -> dict[str, dict[str, float]]:  # fmt: skip
+    ) -> dict[str, dict[str, float]]:
         """Return for every query the ids of its best candidates with minus their ranks.
 
         Args:
@@ -118,9 +122,11 @@ def meta(name: str, width: int) -> Any:
         from mteb.models.model_meta import ModelMeta
     except ImportError as error:
         raise UserError("mteb is not installed; `pip install 'gcl-retrieval[mteb]'` has it") from error
+    unknown = (
+        "loader", "release_date", "languages", "n_parameters", "memory_usage_mb", "max_tokens", "license",
+        "public_training_code", "public_training_data", "training_datasets",
+    )  # fmt: skip
     return ModelMeta(
-        loader=None, name=name, revision="1", release_date=None, languages=None, n_parameters=None, memory_usage_mb=None,
-        max_tokens=None, embed_dim=width, license=None, open_weights=True, public_training_code=None,
-        public_training_data=None, framework=["ONNX"], similarity_fn_name="cosine", use_instructions=False,
-        training_datasets=None, modalities=["text", "image"],
+        **dict.fromkeys(unknown), name=name, revision="1", embed_dim=width, open_weights=True, framework=["ONNX"],
+        similarity_fn_name="cosine", use_instructions=False, modalities=["text", "image"],
     )  # fmt: skip
