@@ -23,6 +23,7 @@ import pyarrow as pa
 from embedding import write_images, write_model
 from gcl.collection.embedder import Embedder, Term, model_hash
 from gcl.collection.index import index
+from gcl.collection.items import entries_of
 from gcl.collection.search import approximate, search_index
 from gcl.collection.store import About, open_index, open_table, upsert, write_about, write_scan
 from gcl.collection.vectors import folded
@@ -155,14 +156,14 @@ def adding(folder: Path, model: Path, paths: list[str], repeats: int) -> dict[st
     source.mkdir()
     for k in range(10_000):
         (source / f"{k}.txt").write_text(f"text number {k}", encoding="utf-8")
-    first = index(source, model, folder / "growing", "cpu")["counts"]
+    n = prefill(source.resolve(), model, folder / "growing")
     seconds: dict[str, list[float]] = {"nothing new": [], "ten new pictures": []}
     embedded = []
     for turn in range(repeats):
         for name, times in seconds.items():
             if name != "nothing new":
                 for path in paths[10 * turn : 10 * turn + 10]:
-                    (source / Path(path).name).symlink_to(path)
+                    (source / f"picture{Path(path).name}").symlink_to(path)
             started = time.perf_counter()
             embedded.append(index(source, model, folder / "growing", "cpu")["counts"]["embedded"])
             times.append(time.perf_counter() - started)
@@ -170,8 +171,26 @@ def adding(folder: Path, model: Path, paths: list[str], repeats: int) -> dict[st
         [name, Times(times).shown(), ", ".join(map(str, sorted(set(embedded[k::2]))))]
         for k, (name, times) in enumerate(seconds.items())
     ]
-    caption = f"Bringing an index of {first['embedded']:,} items up to date, the model's opening included."
+    caption = f"Bringing an index of {n:,} items up to date, the model's opening included."
     return table(caption, ["what", "time", "items embedded"], rows)
+
+
+def prefill(source: Path, model: Path, folder: Path) -> int:
+    """Write the index of a folder with random vectors in place of its items' own, which would take a while."""
+    folder.mkdir()
+    found, rows = list(entries_of(source)), open_table(folder, WIDTH)
+    columns = {
+        "id": [entry.item_id for entry in found],
+        "modality": [entry.modality for entry in found],
+        "path": [entry.image or "" for entry in found],
+        "text": [entry.text or "" for entry in found],
+        "content": [entry.content() for entry in found],
+        "stamp": [entry.stamp for entry in found],
+        "thumbnail": [b""] * len(found),
+    }
+    upsert(rows, columns, unit_rows(len(found), 0))
+    write_about(folder, hashed(folder, model.resolve(), str(source)))
+    return len(found)
 
 
 def cold(folder: Path, model: Path, repeats: int) -> dict[str, Any]:
@@ -186,9 +205,9 @@ def cold(folder: Path, model: Path, repeats: int) -> dict[str, Any]:
     return table("`gcl search --text`, a process of its own.", ["items", "time"], rows)
 
 
-def hashed(folder: Path, model: Path) -> About:
+def hashed(folder: Path, model: Path, source: str = "random") -> About:
     """Return what index.json says, with the model's own hash."""
-    return About(str(model), model_hash(model, folder / "model.json"), "center_zscore", WIDTH, "random")
+    return About(str(model), model_hash(model, folder / "model.json"), "center_zscore", WIDTH, source)
 
 
 def memory(folder: Path, model: Path) -> dict[str, Any]:
@@ -210,8 +229,9 @@ def measure_memory(what: str) -> None:
     folder, _, model = what.partition("::")
     embedder = Embedder(Path(model), "cpu", ["text"])
     query = embedder.query([Term(1.0, text=TEXT)])
+    held = []  # so that what is mapped stays so until it is measured
     mapped = status("RssFile")
-    peak = growth(lambda: search_index(open_index(Path(folder)), query, K))
+    peak = growth(lambda: held.append(open_index(Path(folder))) or search_index(held[0], query, K))  # type: ignore[func-returns-value]
     mapped = (status("RssFile") - mapped) / 1024
     print(max(0.0, peak - mapped), mapped)
 

@@ -92,6 +92,7 @@ class Contents(NamedTuple):
     missing: Sequence[tuple[str, str]] = ()  # (task, query) that can't be used
     rejects: Sequence[tuple[str, str, str]] = ()  # record, path, reason
     lost: Mapping[str, int] = MappingProxyType({})  # table -> candidates that its reader left out
+    clusters: Sequence[int] = ()  # of the queries of every table, in order: those of one are resampled together
 
 
 def write_benchmark(folder: Path, contents: Contents, about: dict[str, Any], digests: Mapping[str, str]) -> None:
@@ -129,6 +130,7 @@ def write_benchmark(folder: Path, contents: Contents, about: dict[str, Any], dig
     )
     write_columns(folder / "excluded.parquet", names | {"candidate_ids": pa.list_(texts)}, contents.excluded)
     write_columns(folder / "missing.parquet", names, contents.missing)
+    about = about | ({"clusters": list(contents.clusters)} if contents.clusters else {})
     text = json.dumps(about | {"tasks": [t._asdict() for t in contents.tasks]}, indent=2)
     (folder / "task.json").write_text(text + "\n", encoding="utf-8")
 

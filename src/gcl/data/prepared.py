@@ -45,6 +45,11 @@ class PreparedBenchmark(NamedTuple):
     missing: dict[str, list[str]]  # task -> queries that count as misses
     about: dict[str, Any]
 
+    @property
+    def clusters(self) -> tuple[int, ...]:
+        """Return the cluster of each query of a table, in order, where queries hang together; else nothing."""
+        return tuple(self.about.get("clusters", ()))
+
     def queries(self, task: Task) -> list[str]:
         """Return the ids of a task's queries, in order."""
         ids: list[str] = self.tables[task.queries].ids.to_pylist()

@@ -208,7 +208,7 @@ def first_queries(contents: Contents, n: int) -> Contents:
     """Keep the first n queries of each table."""
     names = {task.queries for task in contents.tasks}
     tables = {name: items[:n] if name in names else items for name, items in contents.tables.items()}
-    return only_queries(contents._replace(tables=tables, missing=[]))
+    return only_queries(contents._replace(tables=tables, missing=[], clusters=contents.clusters[:n]))
 
 
 def only_queries(contents: Contents) -> Contents:
@@ -241,7 +241,8 @@ def without_images(contents: Contents, bad: dict[str, str]) -> Contents:
         entry._replace(candidate_ids=[c for c in entry.candidate_ids if c not in gone]) for entry in contents.lists
     ]
     absent = contents.absent | frozenset(gone)
-    return only_queries(contents._replace(tables=tables, rejects=rejects, missing=missing, absent=absent, lists=lists))
+    whole = contents._replace(tables=tables, rejects=rejects, missing=missing, absent=absent, lists=lists)
+    return only_queries(whole._replace(clusters=()) if missing else whole)  # queries are no longer in one order
 
 
 def prepare(

@@ -79,7 +79,9 @@ def collect_shown(
         if result.backbone == backbone and (loss := loss_name(result.recipe)):
             temperature = project.recipes[result.recipe].loss.temperature
             points.setdefault(loss, {})[float(temperature)] = summarise(
-                weighted_results(result, averages(bench.tasks, "global")["mean"], "global", "none"), config.resamples
+                weighted_results(result, averages(bench.tasks, "global")["mean"], "global", "none"),
+                config.resamples,
+                bench.clusters,
             )
     curves = {recipe: read_curves(results / "checkpoints" / backbone / recipe) for recipe in recipes}
     views = collect_views(project, results, benchmark, bench)
@@ -133,7 +135,7 @@ def report_benchmark(
     bench = read_benchmark(results / "prepared" / benchmark)
     found = read_results(config, results, benchmark, bench.tasks)
     gaps = collect_gaps(project, benchmark, bench)
-    rows = full_rows(benchmark, found, bench.tasks, config, protocols(project, row, bench))
+    rows = full_rows(benchmark, found, bench, config, protocols(project, row, bench))
     text = summary(row.title, row.headline, found, gaps, bench, config)
     with (tables / "summary.md").open("a", encoding="utf-8") as file:
         file.write(text)

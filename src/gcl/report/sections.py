@@ -45,7 +45,7 @@ def summary(
         row = [f"{result.backbone} {result.recipe}"]
         for pool, mode in columns:
             found = weighted_results(result, averages(tasks, pool)["mean"], pool, mode) if mode in modes else None
-            row.append("–" if found is None else summarise(found, config.resamples).long())
+            row.append("–" if found is None else summarise(found, config.resamples, bench.clusters).long())
         gap = gaps[f"{result.backbone}/{result.recipe}"]
         cells.append([*row, f"{gap:.2f}" if math.isfinite(gap) else "–"])
     header = ["recipe", *(pool if mode == "none" else f"{pool}, {mode}" for pool, mode in columns), "modality gap"]
@@ -54,14 +54,19 @@ def summary(
     about = ABOUT_POOLS.format(all="all three" if modalities == 3 else "both") if has_both and modalities > 1 else ""
     return f"""# {title}: {measure}, mean of {len(tasks)} tasks
 
-Percent; mean over seeds ± deviation over seeds [95 % bootstrap interval over {query_counts(bench)} queries per task]. {about}center_zscore is a calibration of scores without training.
+Percent; mean over seeds ± deviation over seeds [95 % bootstrap interval over {query_counts(bench)} queries per task{in_clusters(bench)}]. {about}center_zscore is a calibration of scores without training.
 
 {markdown(header, cells)}
 ## Steps
 
 Paired differences in percentage points, {pools[0]} pool, no calibration: the same resampled queries on both sides.
 
-{markdown(["step", "difference"], steps(results, tasks, pools[0], config))}"""
+{markdown(["step", "difference"], steps(results, bench, pools[0], config))}"""
+
+
+def in_clusters(bench: PreparedBenchmark) -> str:
+    """Say in how many groups the queries are drawn, where they hang together."""
+    return f" in {len(set(bench.clusters))} groups" if bench.clusters else ""
 
 
 def query_counts(bench: PreparedBenchmark) -> str:
@@ -70,10 +75,10 @@ def query_counts(bench: PreparedBenchmark) -> str:
     return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
-def steps(results: list[Result], tasks: list[Task], pool: str, config: Config) -> list[list[str]]:
+def steps(results: list[Result], bench: PreparedBenchmark, pool: str, config: Config) -> list[list[str]]:
     """Return the paired difference of each recipe to its experiment's baseline."""
     rows = []
-    weights = averages(tasks, pool)["mean"]
+    weights = averages(bench.tasks, pool)["mean"]
     for backbone in config.backbones:
         by_recipe = {r.recipe: r for r in results if r.backbone == backbone}
         for experiment in config.experiments:
@@ -83,7 +88,7 @@ def steps(results: list[Result], tasks: list[Task], pool: str, config: Config) -
                     pair = by_recipe[after], by_recipe[before]
                     common = sorted(set(pair[0].seeds) & set(pair[1].seeds))
                     a, b = (weighted_results(of_seeds(result, common), weights, pool, "none") for result in pair)
-                    moved = difference(a, b, config.resamples)
+                    moved = difference(a, b, config.resamples, bench.clusters)
                     rows.append([f"{backbone} {before} → {after}", moved.long()])
     return rows
 

@@ -6,18 +6,22 @@ from typing import Any
 
 from gcl.config.project import Config, experiment_of
 from gcl.config.published import Published
-from gcl.data.items import Task
+from gcl.data.prepared import PreparedBenchmark
 from gcl.score.statistics import Result, averages, pools_of, summarise, task_label, weighted_results
 
 
 def full_rows(
-    benchmark: str, results: list[Result], tasks: list[Task], config: Config, about: Mapping[str, dict[str, str]]
+    benchmark: str,
+    results: list[Result],
+    bench: PreparedBenchmark,
+    config: Config,
+    about: Mapping[str, dict[str, str]],
 ) -> list[dict[str, Any]]:
     """One row per recipe, calibration and pool: the means over tasks, then each task.
 
     `about` has what else says how a backbone's numbers came about: protocol, fusion, queries, data.
     """
-    rows = []
+    rows, tasks = [], bench.tasks
     for result in results:
         for calibration in experiment_of(config, result.recipe).calibrations:
             for pool in pools_of(tasks):
@@ -30,7 +34,9 @@ def full_rows(
                     "pool": pool,
                 }
                 found = {
-                    name: summarise(weighted_results(result, weights, pool, calibration), config.resamples)
+                    name: summarise(
+                        weighted_results(result, weights, pool, calibration), config.resamples, bench.clusters
+                    )
                     for name, weights in shown.items()
                 }
                 rows.append(where | about[result.backbone] | {"seeds": len(result.seeds), "summaries": found})

@@ -105,7 +105,7 @@ def score_rankings(path: Path, bench: PreparedBenchmark, measures: list[str], re
         found = per_query(ranking, evaluators[ranking.task], ids, measures, relevant)
         values = np.concatenate([found, np.zeros((len(missing), len(measures)), np.float32)])
         if len(values) not in counts:
-            counts[len(values)] = resample_counts(len(values), resamples)
+            counts[len(values)] = resample_counts(len(values), resamples, bench.clusters)
         low, high = interval(values, counts[len(values)])
         ties = [
             decided_by_tie(ranking, relevant, ids, cutoff_of(m)) if m.startswith("Success@") else None for m in measures

@@ -102,15 +102,17 @@ def weighted_results(result: Result, weights: Mapping[str, float], pool: str, ca
     return [(weight, result.values[ResultKey(task, pool, calibration)]) for task, weight in weights.items()]
 
 
-def summarise(found: list[Weighted], resamples: int) -> Summary:
-    """Summarise a weighted mean of tasks' (seeds, Q) results in 0..1.
+def summarise(found: list[Weighted], resamples: int, clusters: tuple[int, ...] = ()) -> Summary:
+    """Summarise a weighted mean of tasks' (seeds, Q) results in 0..1; queries of a cluster are resampled together.
 
     Tasks with equally many queries are resampled alike: where query n of every task is about the same subject, as in
     clipart9, a resampled subject brings all its queries along.
     """
     by_seed = 100 * sum(weight * values.mean(1, dtype=np.float64) for weight, values in found)
     means = sum(
-        weight * (resample_counts(values.shape[1], resamples) @ values.mean(0, dtype=np.float64)) / values.shape[1]
+        weight
+        * (resample_counts(values.shape[1], resamples, clusters) @ values.mean(0, dtype=np.float64))
+        / values.shape[1]
         for weight, values in found
     )
     low, high = np.quantile(means, TAILS) * 100
@@ -118,7 +120,7 @@ def summarise(found: list[Weighted], resamples: int) -> Summary:
     return Summary(float(by_seed.mean()), deviation, float(low), float(high))
 
 
-def difference(a: list[Weighted], b: list[Weighted], resamples: int) -> Summary:
+def difference(a: list[Weighted], b: list[Weighted], resamples: int, clusters: tuple[int, ...] = ()) -> Summary:
     """Summarise the paired difference of two means of the same tasks: the same seeds and resampled queries for both.
 
     Raises:
@@ -127,7 +129,7 @@ def difference(a: list[Weighted], b: list[Weighted], resamples: int) -> Summary:
     if [x.shape for _, x in a] != [y.shape for _, y in b]:
         shapes = [[values.shape for _, values in parts] for parts in (a, b)]
         raise UserError(f"results of shapes {shapes} can't be paired: expected the same tasks, seeds and queries")
-    return summarise([(weight, x - y) for (weight, x), (_, y) in zip(a, b, strict=True)], resamples)
+    return summarise([(weight, x - y) for (weight, x), (_, y) in zip(a, b, strict=True)], resamples, clusters)
 
 
 def pools_of(tasks: list[Task]) -> list[str]:
