@@ -38,6 +38,13 @@ class Full:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Combine:
+    """The heads of all seeds of the recipe that is continued as one vector; nothing is trained."""
+
+    private: Annotated[float, Field(ge=0)] = 0.0  # weight of the towers' own features beside it
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Recipe:
     """How one model is trained."""
 
@@ -53,6 +60,7 @@ class Recipe:
     dropout: Share = 0.0  # between the two layers of a head
     flip: bool = True  # mirror half of the images
     full: Full = field(default_factory=Full)
+    combine: Combine | None = None
 
 
 def ancestry(recipes: dict[str, Recipe], name: str) -> list[str]:

@@ -19,11 +19,11 @@ from gcl.common.errors import UserError
 from gcl.common.files import atomic_path, sha256_file, write_json
 from gcl.common.rows import from_json, to_json
 from gcl.config.backbones import Backbone
-from gcl.export.graphs import export_module, head_graph
+from gcl.export.graphs import combined_graph, export_module, head_graph
 from gcl.infer.encoder import run_batches
 from gcl.infer.model_folder import read_export
 from gcl.infer.session import open_session
-from gcl.models import Built, Graph, family
+from gcl.models import Built, Graph, Keys, family
 from gcl.models.checkpoints import read_about, read_start
 from gcl.models.tokenizers import context_of
 
@@ -119,7 +119,10 @@ def export_heads(name: str, backbone: Backbone, checkpoint: Path, towers: Path, 
     parity: dict[str, Any] = {"tolerance": TOLERANCE}
     for modality, keys in (family(backbone.family).heads or {}).items():
         path = folder / f"{modality}.onnx"
-        head_graph(state[keys.first], state[keys.bias] if keys.bias else None, state[keys.second], path)
+        if combined := about["recipe"].get("combine"):
+            write_combined(state, modality, keys, combined["private"], path)
+        else:
+            head_graph(state[keys.first], state[keys.bias] if keys.bias else None, state[keys.second], path)
         session = open_session(path, "cpu", 1)
         found = run_batches(session, sample[f"{modality}_features"])
         parity[modality] = compare(sample[f"{modality}_outputs"], found, str(path.name))
@@ -129,6 +132,19 @@ def export_heads(name: str, backbone: Backbone, checkpoint: Path, towers: Path, 
     }
     more = {"seed": about["seed"], "towers": of_towers["graphs"], "parity": parity}
     write_export(folder, "heads", name, backbone, kept | more)
+
+
+def write_combined(state: dict[str, np.ndarray], modality: str, keys: Keys, private: float, path: Path) -> None:
+    """Write the graph of heads of several seeds."""
+    seeds = sorted({int(name.partition(".")[0]) for name in state if name[0].isdigit()})
+    heads = [
+        (state[f"{n}.{keys.first}"], state[f"{n}.{keys.bias}"] if keys.bias else None, state[f"{n}.{keys.second}"])
+        for n in seeds
+    ]
+    widths = {name: len(state[f"{name}.private"]) for name in ("image", "text")}
+    zeros = (0, widths["text"]) if modality == "image" else (widths["image"], 0)
+    means = state[f"{modality}.shared"], state[f"{modality}.private"]
+    combined_graph(heads, means, private, zeros, path)
 
 
 def export_all(name: str, backbone: Backbone, checkpoint: Path, data: Path, folder: Path) -> None:

@@ -65,13 +65,39 @@ def train_heads_seed(
         raise UserError(f"family {backbone.family} has no heads to train; set `trainable: all`, or a list of layers")
     if paths.features is None:
         raise UserError("trainable: heads needs --features, the towers' outputs for the pairs")
-    start = None if paths.init is None else read_checkpoint(paths.init / f"seed{seed}", name)
     data = read_features(paths.pairs, paths.features, paths.sentences)
+    if recipe.combine is not None:
+        combined_seed(name, backbone, recipe, seed, paths, about, folder)
+        return
+    start = None if paths.init is None else read_checkpoint(paths.init / f"seed{seed}", name)
     label = f"train {folder.parent.name} seed {seed}"
     width = backbone.model_cfg["embed_dim"]
     state, curve = train_heads(data, recipe, keys, backbone.fusion, width, seed, start, label)
     write_checkpoint(folder, "heads.safetensors", state, about | checkpoint_about(name, recipe, seed), curve)
     np.savez(folder / "parity.npz", **parity_sample(data, keys, state))  # type: ignore[arg-type]
+
+
+def combined_seed(
+    name: str, backbone: Backbone, recipe: Recipe, seed: int, paths: Paths, about: dict[str, Any], folder: Path
+) -> None:
+    """Join the heads of all seeds of the recipe that is continued."""
+    import numpy as np
+
+    from gcl.models import family
+    from gcl.train.combined import apply_combined, combine
+    from gcl.train.frozen import PARITY_ROWS, read_features
+
+    if paths.init is None or paths.features is None or recipe.combine is None:
+        raise UserError("combine joins the heads of another recipe: name it as `init`")
+    keys, private = family(backbone.family).heads or {}, recipe.combine.private
+    data = read_features(paths.pairs, paths.features, None)
+    seeds = sorted(paths.init.glob("seed*"), key=lambda path: int(path.name.removeprefix("seed")))
+    state = combine(data, keys, [read_checkpoint(path, name) for path in seeds], private)
+    write_checkpoint(folder, "heads.safetensors", state, about | checkpoint_about(name, recipe, seed), [])
+    features = {"image": data.images, "text": data.text, "image_text": data.fused}
+    sample = {m: x[:PARITY_ROWS] for m in keys if (x := features[m]) is not None}
+    outputs = {f"{m}_outputs": apply_combined(keys[m], state, m, x, private).numpy() for m, x in sample.items()}
+    np.savez(folder / "parity.npz", **{f"{m}_features": x.numpy() for m, x in sample.items()}, **outputs)  # type: ignore[arg-type]
 
 
 def train_whole_seed(
