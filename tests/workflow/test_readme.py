@@ -23,9 +23,17 @@ def test_every_result_in_the_readme_is_in_the_tables(root):
         assert any(full[0] == row[0].strip("`") and set(row[1:]) <= set(full) for full in summary), row
 
 
+def test_the_combinations_in_the_readme_are_in_their_tables(root):
+    parts = committed(root, "results/emoji/tables/summary.md").split("# emoji9")
+    found = [{row[0]: row for row in rows(part)} for part in parts]
+    section = (root / "README.md").read_text().partition("<!-- combined -->")[2].partition("<!-- end -->")[0]
+    for name, *values in rows(section)[2:]:
+        assert values == [part[name.strip("`")][column] for part in found for column in (2, 4)]
+
+
 def test_every_number_of_points_in_the_readme_is_in_the_tables(root):
     text = (root / "README.md").read_text()
-    summary = committed(root, "results/tables/summary.md")
+    summary = committed(root, "results/tables/summary.md") + committed(root, "results/emoji/tables/summary.md")
     quoted = re.findall(r"(?<![\w.])(-?\d+\.\d) (?:points|%)", text)
     assert quoted
     assert all(re.search(rf"(?<![\d.]){re.escape(n)} [±\[]", summary) for n in quoted), quoted

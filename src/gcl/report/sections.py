@@ -17,6 +17,7 @@ from gcl.report.tables import csv_rows, full_table, measure_table
 from gcl.score.statistics import Result, averages, difference, of_seeds, pools_of, summarise, weighted_results
 
 HIDDEN_OPTIONS = ("tasks", "mixed", "annotations")  # say what is read, not how
+SHOWN_CALIBRATION = "center_zscore"  # beside none, in the summary
 ABOUT_POOLS = """The global pool holds
 candidates of {all} modalities, a local pool those of one. """
 
@@ -38,7 +39,7 @@ def summary(
     """Write the short table: each recipe with and without calibration, its modality gap, and paired steps."""
     tasks = bench.tasks
     pools = pools_of(tasks)
-    columns = [(pool, mode) for pool in pools for mode in ("none", "center_zscore")]
+    columns = [(pool, mode) for pool in pools for mode in ("none", SHOWN_CALIBRATION)]
     cells = []
     for result in results:
         modes = experiment_of(config, result.recipe).calibrations
@@ -54,14 +55,14 @@ def summary(
     about = ABOUT_POOLS.format(all="all three" if modalities == 3 else "both") if has_both and modalities > 1 else ""
     return f"""# {title}: {measure}, mean of {len(tasks)} tasks
 
-Percent; mean over seeds ± deviation over seeds [95 % bootstrap interval over {query_counts(bench)} queries per task{in_clusters(bench)}]. {about}center_zscore is a calibration of scores without training.
+Percent; mean over seeds ± deviation over seeds [95 % bootstrap interval over {query_counts(bench)} queries per task{in_clusters(bench)}]. {about}{SHOWN_CALIBRATION} is a calibration of scores without training.
 
 {markdown(header, cells)}
 ## Steps
 
-Paired differences in percentage points, {pools[0]} pool, no calibration: the same resampled queries on both sides.
+Paired differences in percentage points, {pools[0]} pool: the same resampled queries on both sides.
 
-{markdown(["step", "difference"], steps(results, bench, pools[0], config))}"""
+{markdown(["step", "difference", f"difference, {SHOWN_CALIBRATION}"], steps(results, bench, pools[0], config))}"""
 
 
 def in_clusters(bench: PreparedBenchmark) -> str:
@@ -76,7 +77,7 @@ def query_counts(bench: PreparedBenchmark) -> str:
 
 
 def steps(results: list[Result], bench: PreparedBenchmark, pool: str, config: Config) -> list[list[str]]:
-    """Return the paired difference of each recipe to its experiment's baseline."""
+    """Return the paired difference of each recipe to its experiment's baseline, plain and calibrated."""
     rows = []
     weights = averages(bench.tasks, pool)["mean"]
     for backbone in config.backbones:
@@ -87,9 +88,14 @@ def steps(results: list[Result], bench: PreparedBenchmark, pool: str, config: Co
                 if before is not None and {before, after} <= by_recipe.keys():
                     pair = by_recipe[after], by_recipe[before]
                     common = sorted(set(pair[0].seeds) & set(pair[1].seeds))
-                    a, b = (weighted_results(of_seeds(result, common), weights, pool, "none") for result in pair)
-                    moved = difference(a, b, config.resamples, bench.clusters)
-                    rows.append([f"{backbone} {before} → {after}", moved.long()])
+                    row = [f"{backbone} {before} → {after}"]
+                    for mode in ("none", SHOWN_CALIBRATION):
+                        if any(mode not in experiment_of(config, name).calibrations for name in (before, after)):
+                            row.append("–")
+                            continue
+                        a, b = (weighted_results(of_seeds(result, common), weights, pool, mode) for result in pair)
+                        row.append(difference(a, b, config.resamples, bench.clusters).long())
+                    rows.append(row)
     return rows
 
 
