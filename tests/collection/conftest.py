@@ -8,7 +8,7 @@ from support.collection import collect
 from support.training import exported
 
 
-@pytest.fixture(scope="module", params=["clip", "vista"])
+@pytest.fixture(scope="session", params=["clip", "vista"])
 def model(request, tmp_path_factory, root):
     """A tiny exported model with calibration, one of each kind of fusion."""
     folder = tmp_path_factory.mktemp("model")

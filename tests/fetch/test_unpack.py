@@ -164,6 +164,7 @@ def test_dead_videos_are_listed_and_good_ones_kept(tmp_path):
         found = fetch_videos(Videos(urls="urls.json", to="videos"), tmp_path)
     finally:
         server.shutdown()
+        server.server_close()  # else the second try waits for an answer
     assert found == {"videos": 4, "missing": 3}
     assert [p.name for p in (tmp_path / "videos").rglob("*.mp4")] == ["1.mp4"]
     lines = (tmp_path / "missing.csv").read_text().splitlines()

@@ -98,7 +98,7 @@ def test_one_s_own_code_embeds_what_is_prepared(own, pairs, tmp_path, monkeypatc
 def test_prompts_stand_before_the_texts(own, pairs, tmp_path):
     found = made(row(own, prompts={"text": "aaa "}), pairs, tmp_path)
     plain = np.array([[t.count(c) for c in "aei"] for t in contents(pairs)[1]])
-    np.testing.assert_allclose(found["text"][:, 3:] - 0.01, [*plain, 3, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(found["text"][:, 3:] - 0.01, plain + np.array([3, 0, 0]), atol=1e-5)
 
 
 def test_a_stopped_run_goes_on(own, pairs, tmp_path, monkeypatch):

@@ -74,8 +74,9 @@ def decode(data: bytes, name: str, least: int = 0, upright: bool = False) -> Ima
     return to_rgb(turned_upright(image, name) if upright else image, name)
 
 
-def loaded(data: bytes, name: str, least: int = 0, most: int = MAX_PIXELS) -> Image.Image:
-    """Decode to whatever mode the file has; as `decode`, with at most so many pixels."""
+def loaded(data: bytes, name: str, least: int = 0, most: int | None = None) -> Image.Image:
+    """Decode to whatever mode the file has; as `decode`, with at most so many pixels (MAX_PIXELS)."""
+    most = MAX_PIXELS if most is None else most
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > most:
