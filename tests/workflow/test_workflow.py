@@ -133,6 +133,25 @@ def test_a_published_model_gives_the_vectors_of_the_exported_one(clone, tmp_path
     np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-4)
 
 
+@pytest.mark.parametrize("backbone", ["clip_lite", "vista_lite"])
+def test_a_published_folder_of_sentence_transformers_gives_them_too(clone, tmp_path, backbone):
+    from sentence_transformers import SentenceTransformer
+
+    gcl(clone, "gcl.export.publish", "--name", backbone, "--recipe", "gcl_smoke", "--config", "config/smoke.yaml",
+        "--format", "sentence-transformers", "--output", tmp_path / "st")  # fmt: skip
+    prepared = clone / "results_smoke/prepared/clipart9"
+    texts = pq.read_table(prepared / "texts.parquet")["text"].to_pylist()[:4]
+    model = SentenceTransformer(str(tmp_path / "st"), trust_remote_code=True, device="cpu")
+    expected = np.load(clone / f"results_smoke/embeddings/{backbone}/gcl_smoke/clipart9/seed0/text.npy")[:4]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.encode(texts), expected, rtol=0, atol=1e-4)
+    card = (tmp_path / "st/README.md").read_text()
+    assert "library_name: sentence-transformers" in card
+    assert "SentenceTransformer(" in card
+    assert "| clipart9 |" in card  # its measures
+    assert (tmp_path / "st/calibration.json").exists()
+
+
 def test_a_second_run_does_nothing(clone):
     assert planned(clone) == {}
 
