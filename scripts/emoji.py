@@ -29,6 +29,8 @@ from PIL import Image
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path, sha256_file
+from gcl.prepare.hold_out import joined
+from openclipart import near_copies
 
 log = logging.getLogger(__name__)
 
@@ -126,30 +128,20 @@ def thumbnail(image: Image.Image) -> np.ndarray:
     return np.asarray(image.resize((16, 16), Image.Resampling.BOX), np.float64).ravel() / 255
 
 
-def look_alike(thumbnails: np.ndarray) -> np.ndarray:
-    """Return (n, n) bool: which of (n, 768) pictures differ by less than NEAR."""
-    square = (thumbnails**2).sum(1)
-    distance = square[:, None] + square[None] - 2 * thumbnails @ thumbnails.T
-    return distance / thumbnails.shape[1] < NEAR**2
-
-
 def families(names: list[str], thumbnails: list[np.ndarray]) -> list[int]:
     """Return the family of each emoji, numbered by its first."""
-    parent = list(range(len(names)))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = row = parent[parent[row]]
-        return row
-
     words = [frozenset(WORD.findall(name.lower())) for name in names]
     plain = [frozenset(w - COLOURS) for w in words]
-    near = np.logical_or.reduce([look_alike(one) for one in thumbnails])
-    for a, b in combinations(range(len(names)), 2):
-        if near[a, b] or words[a] <= words[b] or words[b] <= words[a] or (plain[a] and plain[a] == plain[b]):
-            one, other = sorted((root(a), root(b)))
-            parent[other] = one
-    return [root(row) for row in range(len(names))]
+    near = np.logical_or.reduce([near_copies(one, NEAR) for one in thumbnails])
+    pairs = combinations(range(len(names)), 2)
+    return joined(
+        len(names),
+        (
+            (a, b)
+            for a, b in pairs
+            if near[a, b] or words[a] <= words[b] or words[b] <= words[a] or (plain[a] and plain[a] == plain[b])
+        ),
+    )
 
 
 def draw_splits(codes: list[str], family: list[int]) -> list[str]:

@@ -204,12 +204,12 @@ def picture(key: str, paths: list[str], rows: dict[str, dict[str, Any]], image: 
     return Picture(key, subject, first["title"], keywords, description, first["creator"], paths, image, thumb)
 
 
-def near_copies(thumbnails: np.ndarray) -> np.ndarray:
-    """Return (n, n) bool: which pictures differ by less than NEAR_COPY, none from itself."""
+def near_copies(thumbnails: np.ndarray, limit: float = NEAR_COPY) -> np.ndarray:
+    """Return (n, n) bool: which pictures differ by less than a limit, none from itself."""
     flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float64)  # (n, 768)
     square = (flat**2).sum(1)
     distance = (square[:, None] + square[None] - 2 * flat @ flat.T) / flat.shape[1]
-    near = distance < NEAR_COPY**2
+    near = distance < limit**2
     np.fill_diagonal(near, False)
     return near
 

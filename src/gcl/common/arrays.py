@@ -8,6 +8,7 @@ from gcl.common.errors import UserError
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 MODALITIES = ("image", "text", "image_text")
+SHORT = {"image": "i", "text": "t", "image_text": "it"}  # in names of tasks and of items
 FUSIONS = ("sum_raw", "sum_unit", "native")
 
 

@@ -1,7 +1,7 @@
 """Hold a share of the training pairs out, to be measured on: chosen by their content, never split from their like."""
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from gcl.common.errors import UserError
 from gcl.data.records import Pair
@@ -19,22 +19,31 @@ def groups(images: Sequence[Hashable], captions: Sequence[str]) -> list[list[int
     Returns:
         The rows of each group, in order of their first rows.
     """
-    parent = list(range(len(images)))
+    first: dict[Hashable, int] = {}
+    links = [
+        (first.setdefault(key, row), row)
+        for row, (image, caption) in enumerate(zip(images, captions, strict=True))
+        for key in (("image", image), ("caption", " ".join(caption.casefold().split())))
+    ]
+    found: dict[int, list[int]] = {}
+    for row, number in enumerate(joined(len(images), links)):
+        found.setdefault(number, []).append(row)
+    return list(found.values())
+
+
+def joined(n: int, links: Iterable[tuple[int, int]]) -> list[int]:
+    """Return for each of n things the first of all that it is linked with, directly or by way of others."""
+    parent = list(range(n))
 
     def root(row: int) -> int:
         while parent[row] != row:
             parent[row] = row = parent[parent[row]]
         return row
 
-    first: dict[Hashable, int] = {}
-    for row, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        for key in (("image", image), ("caption", " ".join(caption.casefold().split()))):
-            one, other = sorted((root(first.setdefault(key, row)), root(row)))
-            parent[other] = one
-    found: dict[int, list[int]] = {}
-    for row in range(len(images)):
-        found.setdefault(root(row), []).append(row)
-    return list(found.values())
+    for a, b in links:
+        one, other = sorted((root(a), root(b)))
+        parent[other] = one
+    return [root(row) for row in range(n)]
 
 
 def hold_out(

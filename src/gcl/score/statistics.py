@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gcl.common.arrays import SHORT
 from gcl.common.errors import UserError
 from gcl.data.items import Task
 from gcl.data.records import read_parquet
 from gcl.score.bootstrap import TAILS, resample_counts
-
-ARROWS = {"image": "i", "text": "t", "image_text": "it"}
 
 
 class ResultKey(NamedTuple):
@@ -139,4 +138,4 @@ def pools_of(tasks: list[Task]) -> list[str]:
 
 def task_label(name: str) -> str:
     """Turn i_it into i→it; other names stay."""
-    return name.replace("_", "→", 1) if set(name.split("_")) <= set(ARROWS.values()) else name
+    return name.replace("_", "→", 1) if set(name.split("_")) <= set(SHORT.values()) else name

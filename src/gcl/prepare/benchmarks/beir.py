@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from gcl.common.arrays import MODALITIES
+from gcl.common.arrays import MODALITIES, SHORT
 from gcl.common.errors import UserError
 from gcl.common.rows import STRICT, parse
 from gcl.config.benchmarks import Benchmark
@@ -23,7 +23,6 @@ from gcl.data.annotations import locate, read_jsonl, read_lines, text_or_none
 from gcl.data.items import Contents, Excluded, Item, Qrel, Task
 from gcl.prepare.benchmarks import Reader
 
-SHORT = {"image": "i", "text": "t", "image_text": "it"}
 HEADER = ["query-id", "corpus-id", "score"]
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic.dataclasses import dataclass
 
+from gcl.common.arrays import MODALITIES, SHORT
 from gcl.common.errors import UserError
 from gcl.common.rows import STRICT, Count, parse
 from gcl.config.benchmarks import Benchmark
@@ -19,9 +20,6 @@ from gcl.data.items import Contents, Item, Qrel, Task
 from gcl.data.records import read_parquet
 from gcl.prepare.benchmarks import Reader
 from gcl.prepare.pairs.pictures import description_of
-
-MODALITIES = ("image", "text", "image_text")
-SHORT = {"image": "i", "text": "t", "image_text": "it"}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pydantic.dataclasses import dataclass
 
-from gcl.common.arrays import MODALITIES
+from gcl.common.arrays import MODALITIES, SHORT
 from gcl.common.rows import STRICT, Count, Share, parse
 from gcl.config.benchmarks import Benchmark
 from gcl.data.images import PART
@@ -27,7 +27,6 @@ from gcl.prepare.hold_out import groups
 
 log = logging.getLogger(__name__)
 
-SHORT = {"image": "i", "text": "t", "image_text": "it"}
 PERCENT = 40  # of each side of an image, that a query sees
 
 
