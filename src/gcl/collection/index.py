@@ -30,7 +30,7 @@ from gcl.retrieve.calibration import write_calibration
 log = logging.getLogger(__name__)
 
 CHUNK = 64  # items that are decoded ahead and embedded together
-COMMIT = 1024  # items that are written together: what a kill may cost
+COMMIT = 256  # items that are written together: what a kill may cost
 THUMBNAIL = 160  # pixels of the longer side
 AT_ONCE = 500  # ids in one condition
 
