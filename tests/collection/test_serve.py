@@ -203,7 +203,8 @@ async def use_empty_and_large(model, tmp_path, rng):
     with Server(tmp_path / "empty") as server:
         async with opened(server.url, tmp_path / "profile") as page:
             await page.until(f"{SAID}.includes('The index is empty')")
-            await page.press("x", "Enter")  # the text has the focus from the start
+            await page.run("document.getElementById('text').focus()")
+            await page.press("x", "Enter")
             await page.until(f"{SAID} === 'No match.'")
     collect(tmp_path / "things", 3)
     index(tmp_path / "things", model, tmp_path / "index", "cpu")
@@ -215,7 +216,8 @@ async def use_empty_and_large(model, tmp_path, rng):
     with Server(tmp_path / "index") as server:
         async with opened(server.url, tmp_path / "profile2") as page:
             await page.until(f"{SAID}.includes('10001 images with texts')")
-            await page.press("x", "Enter")  # the text has the focus from the start
+            await page.run("document.getElementById('text').focus()")
+            await page.press("x", "Enter")
             await page.until("document.querySelectorAll('#hits li').length === 48")
             await page.run("document.getElementById('more').click()")
             await page.until("document.querySelectorAll('#hits li').length === 96")

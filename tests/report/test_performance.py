@@ -65,6 +65,7 @@ def test_search_is_measured_without_faiss(root, tmp_path):
         assert places == of
 
 
+@pytest.mark.slow  # a process for each loss, to measure its memory
 def test_the_loss_is_measured(root, tmp_path):
     run(root, tmp_path, "machine", "--size", "64", "--repeats", "1")
     _, found = run(root, tmp_path, "loss", "--sizes", "96", "--repeats", "1", "--errors", "64")
