@@ -21,6 +21,10 @@ from support.arrays import unit_rows
 from support.browser import BROWSER, opened
 from support.collection import collect, photo
 
+pytestmark = pytest.mark.parametrize(
+    "model", ["clip"], indirect=True
+)  # the other kind of fusion: test_index, test_search
+
 
 class Server:
     """A service on a free port of this machine, in a thread."""

@@ -55,6 +55,7 @@ def run(root, tmp_path, script, *arguments):
     return done.stdout, json.loads((tmp_path / f"{script}.json").read_text())
 
 
+@pytest.mark.slow
 def test_search_is_measured_without_faiss(root, tmp_path):
     said, found = run(root, tmp_path, "topk", "--candidates", "3000", "--repeats", "1")
     assert "FAISS is not installed" in said
