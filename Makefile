@@ -62,7 +62,7 @@ restore: setup
 repro: setup
 	dvc repro
 
-# 50 minutes, 12 GB of disk, peers in the same processes; writes results/benchmarks/ and results/tables/performance.md.
+# An hour, 12 GB of disk, peers in the same processes; writes results/benchmarks/ and results/tables/performance.md.
 BENCHMARKS := machine loss topk embedding training startup growth retrieval_memory collection cutoff
 bench: setup
 	python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -11,7 +11,6 @@ A *family* gathers emoji that look alike or whose names hold each other; the spl
 """
 
 import hashlib
-import io
 import json
 import logging
 import re
@@ -29,8 +28,9 @@ from PIL import Image
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path, sha256_file
+from gcl.data.images import decode
 from gcl.prepare.hold_out import joined
-from openclipart import near_copies
+from openclipart import encode, near_copies
 
 log = logging.getLogger(__name__)
 
@@ -108,21 +108,6 @@ def keywords_of(words: dict[str, Any]) -> list[str]:
     return [tag for tag in words.get("tags", []) if tag.casefold() != words["label"].casefold()]
 
 
-def drawing(data: bytes) -> Image.Image:
-    """Return a drawing on white."""
-    image = Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image)
-    return white.convert("RGB")
-
-
-def encode(image: Image.Image) -> bytes:
-    """Encode as lossy WebP."""
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=80, method=6)
-    return buffer.getvalue()
-
-
 def thumbnail(image: Image.Image) -> np.ndarray:
     """Return (768,) of a picture of 16 x 16 pixels, in 0..1."""
     return np.asarray(image.resize((16, 16), Image.Resampling.BOX), np.float64).ravel() / 255
@@ -175,7 +160,7 @@ def build(packages: Path, output: Path) -> dict[str, Any]:
     reasons = [reason_to_leave_out(e, words.get(bare(e["unified"])), codes) for e in emoji]
     kept = [e for e, reason in zip(emoji, reasons, strict=True) if not reason]
     drawings = {
-        vendor: [drawing(read_member(opened[vendor], f"img/{vendor}/64/{e['image']}")) for e in kept]
+        vendor: [decode(read_member(opened[vendor], f"img/{vendor}/64/{e['image']}"), e["image"]) for e in kept]
         for vendor in VENDORS
     }
     names = [words[bare(e["unified"])]["label"] for e in kept]

@@ -1,5 +1,6 @@
 """Indexing: what becomes an item, and that nothing is embedded twice, lost or mixed."""
 
+import io
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import gcl
 from gcl.collection import index as module
@@ -86,6 +88,40 @@ def test_a_second_run_adds_updates_and_removes_and_embeds_nothing_else(made, mod
         np.testing.assert_array_equal(after[name][2], before[name][2])
 
 
+def test_names_that_move_along_keep_each_its_own_vector(model, tmp_path, monkeypatch):
+    """Each picture takes the name of the next, and the table is written in between."""
+    monkeypatch.setattr(module, "CHUNK", 2)
+    monkeypatch.setattr(module, "COMMIT", 2)
+    things = tmp_path / "things"
+    things.mkdir()
+    for number in range(8):
+        (things / f"{number}.png").write_bytes(photo(number))
+    index(things, model, tmp_path / "index", "cpu")
+    before = contents(tmp_path / "index")
+    for number in range(8):
+        (things / f"{number}.png").write_bytes(photo((number + 1) % 8))
+    assert counts(things, model, tmp_path / "index")["updated"] == 8
+    after = contents(tmp_path / "index")
+    for number in range(8):
+        expected = before[f"{(number + 1) % 8}.png"][2]
+        np.testing.assert_allclose(after[f"{number}.png"][2], expected, rtol=0, atol=1e-5)
+
+
+def test_a_picture_that_lies_on_its_side_is_embedded_upright(model, tmp_path):
+    things = tmp_path / "things"
+    things.mkdir()
+    shown = Image.open(io.BytesIO(photo(3)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    shown.rotate(90, expand=True).save(things / "lying.png", exif=exif)
+    shown.save(things / "upright.png")
+    index(things, model, tmp_path / "index", "cpu")
+    found = contents(tmp_path / "index")
+    np.testing.assert_allclose(found["lying.png"][2], found["upright.png"][2], rtol=0, atol=1e-5)
+    small = Image.open(io.BytesIO(thumbnail_of(open_table(tmp_path / "index"), "lying.png")))
+    assert small.size == shown.size
+
+
 def test_a_side_car_that_comes_or_goes_changes_the_item(made, model):
     things, folder = made
     (things / "0.txt").write_text("now with a text")
@@ -120,9 +156,10 @@ def test_what_can_not_be_used_is_listed_and_the_rest_is_there(model, tmp_path):
     (things / "broken.png").write_bytes(photo(1)[:50])
     (things / "empty.txt").write_text("  ")
     (things / "latin.txt").write_bytes("café".encode("latin-1"))
-    assert counts(things, model, tmp_path / "index") == nothing(added=6, rejected=3, embedded=6)
+    (things / "dead.png").symlink_to(tmp_path / "nowhere")
+    assert counts(things, model, tmp_path / "index") == nothing(added=6, rejected=4, embedded=6)
     listing = (tmp_path / "index/rejects.csv").read_text()
-    for part in ("broken.png", "can't decode", "empty.txt", "holds no text", "latin.txt", "no utf-8"):
+    for part in ("broken.png", "can't decode", "empty.txt", "holds no text", "latin.txt", "no utf-8", "dead.png"):
         assert part in listing
     (things / "3.txt").unlink(missing_ok=True)
     (things / "0.png").write_bytes(b"")  # an item that was there and has become unreadable

@@ -17,6 +17,7 @@ from gcl.collection import serve
 from gcl.collection.index import index
 from gcl.collection.serve import LOOPBACK, Service, application
 from gcl.collection.store import open_table, upsert
+from gcl.common.errors import UserError
 from support.arrays import unit_rows
 from support.browser import BROWSER, opened
 from support.collection import collect, photo
@@ -130,6 +131,13 @@ def test_limits_and_other_hosts(server, monkeypatch):
         "/api/search",
         "/api/about",
     }
+
+
+@pytest.mark.parametrize("port", ["taken", 99_999])
+def test_a_port_that_can_not_be_had_is_said(server, made, port):
+    wanted = server.port if port == "taken" else port
+    with pytest.raises(UserError, match=f"can't listen on 127.0.0.1, port {wanted}"):
+        serve.serve(made[1], "127.0.0.1", wanted, None, "cpu")
 
 
 def test_an_index_that_is_brought_up_to_date_is_read_anew(server, made, model):

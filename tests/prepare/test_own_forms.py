@@ -113,6 +113,13 @@ def test_captions_in_another_form_are_named(tmp_path, content):
         read(tmp_path, "coco")
 
 
+def save_to_disk(table, folder):
+    """Write a table as Hugging Face datasets saves it."""
+    with pa.ipc.new_stream(folder / "data.arrow", table.schema) as stream:
+        stream.write_table(table)
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+
+
 @pytest.mark.parametrize("form", ["parquet", "datasets"])
 def test_rows_that_name_a_path_instead_of_bytes(tmp_path, form):
     (tmp_path / "images").mkdir()
@@ -127,14 +134,20 @@ def test_rows_that_name_a_path_instead_of_bytes(tmp_path, form):
     if form == "parquet":
         pq.write_table(table, tmp_path / "data.parquet", row_group_size=3)
     else:
-        with pa.ipc.new_stream(tmp_path / "data.arrow", table.schema) as stream:
-            stream.write_table(table)
-        (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+        save_to_disk(table, tmp_path)
     pairs, rejects = read(tmp_path, form)
     assert [pair.texts for pair in pairs] == [("caption 0",), ("caption 1",)]
     assert [read_bytes(pair.image) for pair in pairs] == [picture(0), picture(1)]
     assert "none.png is missing" in next(why for name, why in rejects.items() if name.endswith("row 2"))
     assert "no image bytes" in next(why for name, why in rejects.items() if name.endswith("row 3"))
+
+
+def test_a_column_of_picture_ids_changes_nothing(tmp_path):
+    table = pa.table({"picture_id": ["a", "b"], "image": [picture(0), picture(1)], "text": ["one", "two"]})
+    pq.write_table(table, tmp_path / "data.parquet")
+    pairs, rejects = read(tmp_path)
+    assert [read_bytes(pair.image) for pair in pairs] == [picture(0), picture(1)]
+    assert rejects == {}
 
 
 CAPTIONS = st.sampled_from(["a cat", "a cat", "", None, 3, "café, with\nlines", ["one", "two"]])
@@ -168,9 +181,7 @@ def written(folder, form, records):
         if form == "parquet":
             pq.write_table(table, folder / "p.parquet", row_group_size=2)
         else:
-            with pa.ipc.new_stream(folder / "data.arrow", table.schema) as stream:
-                stream.write_table(table)
-            (folder / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+            save_to_disk(table, folder)
 
 
 @settings(max_examples=60, deadline=None)

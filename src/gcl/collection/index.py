@@ -17,7 +17,7 @@ from PIL import Image
 
 from gcl.collection.embedder import Embedder, model_hash
 from gcl.collection.items import Entry, entries_of
-from gcl.collection.store import About, batches, open_table, quoted, read_about, upsert, write_about, write_scan
+from gcl.collection.store import About, among, batches, open_table, read_about, upsert, write_about, write_scan
 from gcl.common.arrays import Floats
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
@@ -72,7 +72,7 @@ def decoded(entry: Entry, embedder: Embedder) -> Ready:
     if entry.image is None:
         return Ready(entry, content, None, b"")
     how = embedder.model.encoder.preprocess
-    image = open_image(entry.image, MARGIN * how.size)
+    image = open_image(entry.image, MARGIN * how.size, upright=True)
     pixels = to_array(image, how)
     return Ready(entry, content, pixels, small(image))
 
@@ -122,16 +122,16 @@ def bring_up_to_date(source: Path, folder: Path, embedder: Embedder, table: Any)
     """Embed what is new or was edited, take what was renamed from where it was, and remove what is gone."""
     found, known, rejects = survey(source, table)
     fresh = [entry for name, entry in found.items() if name not in known or known[name].stamp != entry.stamp]
-    by_content = {row.content: name for name, row in known.items()}
-    waiting: list[tuple[Ready, Floats, bytes]] = []
+    contents = {row.content for row in known.values()}
+    waiting: list[tuple[Ready, Floats]] = []
     added = updated = embedded = 0
     for chunk in progress(chunks(fresh, embedder), f"embed ({CHUNK} items each)", "chunk", -(-len(fresh) // CHUNK)):
         rejects += [(entry.item_id, entry.image or "", why) for entry, _, why in chunk if why]
         ready = [item for _, item, _ in chunk if item is not None]
-        unknown = [item for item in ready if item.content not in by_content]
-        vectors = embed(unknown, embedder)
-        waiting += [(item, vector, item.thumbnail) for item, vector in zip(unknown, vectors, strict=True)]
-        waiting += known_under(table, [(i, by_content[i.content]) for i in ready if i.content in by_content])
+        have = vectors_by_content(table, {item.content for item in ready} & contents)
+        unknown = [item for item in ready if item.content not in have]
+        waiting += zip(unknown, embed(unknown, embedder), strict=True)
+        waiting += [(item, have[item.content]) for item in ready if item.content in have]
         added += sum(item.entry.item_id not in known for item in ready)
         updated += sum(i.entry.item_id in known and known[i.entry.item_id].content != i.content for i in ready)
         embedded += len(unknown)
@@ -142,7 +142,7 @@ def bring_up_to_date(source: Path, folder: Path, embedder: Embedder, table: Any)
     bad = {name for name, *_ in rejects}
     gone = [name for name in known if name not in found or name in bad]
     for start in range(0, len(gone), AT_ONCE):
-        table.delete(quoted(gone[start : start + AT_ONCE]))
+        table.delete(among("id", gone[start : start + AT_ONCE]))
     with atomic_path(folder / "rejects.csv") as path:
         write_rejects(path, rejects)
     return Counts(added, updated, len(gone), len(known) - len(gone) - updated, len(rejects), embedded)
@@ -156,33 +156,32 @@ def embed(ready: list[Ready], embedder: Embedder) -> Floats:
     return embedder.of_outputs(raw)
 
 
-def known_under(table: Any, items: list[tuple[Ready, str]]) -> list[tuple[Ready, Floats, bytes]]:
-    """Return items that the table has by another name or with another time, with the vectors that it has."""
-    if not items:
-        return []
-    wanted = quoted(sorted({name for _, name in items}))
-    columns = table.search().where(wanted).select(["id", "vector", "thumbnail"]).limit(len(items)).to_arrow()
-    vectors = np.stack(columns["vector"].to_numpy(zero_copy_only=False))
-    rows = {name: row for row, name in enumerate(columns["id"].to_pylist())}
-    thumbnails = columns["thumbnail"].to_pylist()
-    return [(item, vectors[rows[name]], thumbnails[rows[name]]) for item, name in items]
+def vectors_by_content(table: Any, contents: set[str]) -> dict[str, Floats]:
+    """Return the vectors that the table has now of some contents, whatever their names.
+
+    A name may stand for another content since this run began, so names are not asked for.
+    """
+    if not contents:
+        return {}
+    found = table.search().where(among("content", sorted(contents))).select(["content", "vector"]).to_arrow()
+    return dict(zip(found["content"].to_pylist(), found["vector"].to_numpy(zero_copy_only=False), strict=True))
 
 
-def write(table: Any, items: list[tuple[Ready, Floats, bytes]]) -> None:
+def write(table: Any, items: list[tuple[Ready, Floats]]) -> None:
     """Write items to the table, all at once."""
     if not items:
         return
-    entries = [item.entry for item, *_ in items]
+    entries = [item.entry for item, _ in items]
     rows: dict[str, list[Any]] = {
         "id": [entry.item_id for entry in entries],
         "modality": [entry.modality for entry in entries],
         "path": [entry.image or "" for entry in entries],
         "text": [entry.text or "" for entry in entries],
-        "content": [item.content for item, *_ in items],
+        "content": [item.content for item, _ in items],
         "stamp": [entry.stamp for entry in entries],
-        "thumbnail": [thumbnail for *_, thumbnail in items],
+        "thumbnail": [item.thumbnail for item, _ in items],
     }
-    upsert(table, rows, np.stack([vector for _, vector, _ in items]))
+    upsert(table, rows, np.stack([vector for _, vector in items]))
 
 
 def index(source: Path, model: Path, output: Path, device: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gcl.common.errors import UserError
-from gcl.data.images import UPRIGHT, read_bytes
+from gcl.data.images import read_bytes
 from gcl.data.records import Pair
 from gcl.prepare.captions import decode_text, side_car_captions
 from gcl.prepare.folders import files_below
@@ -24,7 +24,6 @@ from gcl.prepare.pairs.table import rows_of
 
 TEXTS = (".txt", ".md")
 MAX_TEXT = 100_000  # characters that are kept of a text; a model reads far fewer
-NO_CAPTION = "no caption"
 FILES: dict[str, Callable[[Path], Iterator[Pair]]] = {
     ".csv": rows_of,
     ".tsv": rows_of,
@@ -108,6 +107,10 @@ def plain_entries(folder: Path, paths: list[Path]) -> Iterator[Entry]:
             yield read_entry(name, path, side_cars.get(stem))
         elif suffix in TEXTS and stem not in stems:
             yield read_entry(name, None, path)
+    for path in paths:
+        if path.suffix.lower() in SUFFIXES and not path.is_file():
+            bad = at_fault(str(path.relative_to(folder)), str(path), "no regular file")
+            yield Entry(bad.name, bad.image, None, "", bad.fault)
 
 
 def read_entry(name: str, image: Path | None, text: Path | None) -> Entry:
@@ -134,12 +137,12 @@ def stamp_of(path: Path) -> str:
 def pair_entries(pairs: Iterator[Pair], folder: Path) -> Iterator[Entry]:
     """Turn records of pairs into items, named by their image where it is a file of its own."""
     for pair in pairs:
-        path = pair.image.removesuffix(UPRIGHT).partition("::")[0]
+        path = pair.image.partition("::")[0]
         is_text = bool(pair.texts) and (not pair.image or Path(path) == folder)
         if pair.fault or not (pair.texts or pair.image):
             yield Entry(pair.name, None, None, "", pair.fault or "neither image nor text")
             continue
-        text = ". ".join(dict.fromkeys(t.strip() for t in pair.texts[:1] if t.strip())) or None
+        text = (pair.texts[0].strip() if pair.texts else "") or None
         has_own = not is_text and "::" not in pair.image
         name = os.path.relpath(path, folder) if has_own else pair.name
         try:

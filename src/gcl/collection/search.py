@@ -37,8 +37,8 @@ class Hit(NamedTuple):
     row: int  # in the index
 
 
-def term_of(value: str, is_image: bool, sign: float = 1.0) -> Term:
-    """Read a part of a query, `text` or `weight:text`.
+def term_of(value: str, is_image: bool | None = None, sign: float = 1.0) -> Term:
+    """Read a part of a query, `text` or `weight:text`; where neither kind is said, what names a file is an image.
 
     Raises:
         UserError: it is empty.
@@ -47,6 +47,7 @@ def term_of(value: str, is_image: bool, sign: float = 1.0) -> Term:
     weight, body = (float(match[1]), match[2].strip()) if match else (1.0, value.strip())
     if not body:
         raise UserError(f"a part of the query is empty: {value!r}")
+    is_image = Path(body).is_file() if is_image is None else is_image
     return Term(sign * weight, None, body) if is_image else Term(sign * weight, body)
 
 
@@ -154,9 +155,7 @@ def search(
         UserError: an empty query, no such index, or another model's.
     """
     terms = [term_of(value, False) for value in texts] + [term_of(value, True) for value in images]
-    for value in minus:
-        weight, _, body = value.rpartition(":")
-        terms.append(term_of(value, Path(body if weight else value).is_file(), -1.0))
+    terms += [term_of(value, sign=-1.0) for value in minus]
     if not terms:
         raise UserError("the query is empty: give --text, --image, or both")
     index = open_index(folder)

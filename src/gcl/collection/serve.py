@@ -8,6 +8,7 @@ Out: http://127.0.0.1:8000: a page to search by a text, a picture, or both; /doc
 import io
 import logging
 import secrets
+import socket
 import threading
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -116,7 +117,7 @@ class Service:
             raise UserError(f"item {row} has no picture")
         if is_small:
             return thumbnail_of(table, item["id"])
-        image = open_image(item["path"], LARGE)
+        image = open_image(item["path"], LARGE, upright=True)
         image.thumbnail((LARGE, LARGE))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=90)
@@ -227,11 +228,17 @@ def serve(folder: Path, host: str, port: int, model: Path | None, device: str) -
         import uvicorn
     except ImportError as error:
         raise UserError("the page needs FastAPI and uvicorn; `pip install 'gcl-retrieval[search]'` has them") from error
+    try:
+        listening = socket.create_server(
+            (host.strip("[]"), port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
+    except (OSError, OverflowError) as error:
+        raise UserError(f"can't listen on {host}, port {port}: {error}; is it free, and this machine's?") from error
     service = Service(folder, model, device)
     names = LOOPBACK if host in LOOPBACK else (host, *LOOPBACK)
     app = application(service, [f"{name}:{port}" for name in names])
     log.info("http://%s:%d", host, port)
-    uvicorn.run(app, host=host.strip("[]"), port=port, log_level="warning")
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
 
 
 def main() -> None:

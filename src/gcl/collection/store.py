@@ -96,9 +96,9 @@ def open_table(folder: Path, width: int | None = None) -> Any:
         raise UserError(f"{folder} holds no table that LanceDB can open ({first}); make the index anew") from error
 
 
-def quoted(names: list[str]) -> str:
-    """Return an SQL condition for ids."""
-    return "id IN ({})".format(", ".join("'{}'".format(name.replace("'", "''")) for name in names))
+def among(column: str, values: list[str]) -> str:
+    """Return the SQL condition that a column has one of some values."""
+    return "{} IN ({})".format(column, ", ".join("'{}'".format(value.replace("'", "''")) for value in values))
 
 
 def upsert(table: Any, rows: dict[str, list[Any]], vectors: Floats) -> None:
@@ -182,7 +182,7 @@ def thumbnail_of(table: Any, name: str) -> bytes:
     Raises:
         UserError: the item is gone, or has none.
     """
-    found = table.search().where(quoted([name])).select(["thumbnail"]).limit(1).to_arrow()["thumbnail"].to_pylist()
+    found = table.search().where(among("id", [name])).select(["thumbnail"]).limit(1).to_arrow()["thumbnail"].to_pylist()
     if not found or not found[0]:
         raise UserError(f"'{name}' has no picture")
     data: bytes = found[0]

@@ -52,9 +52,25 @@ def part_of(image: Image.Image, box: str) -> bytes:
     return buffer.getvalue()
 
 
-def open_image(location: str, least: int = 0) -> Image.Image:
-    """Read and decode the image at a location, turned where the location says so; `least` as in `decode`."""
-    return decode(read_bytes(location), location, least, location.endswith(UPRIGHT))
+def open_image(location: str, least: int = 0, sha256: str | None = None, upright: bool = False) -> Image.Image:
+    """Read and decode the image at a location.
+
+    Args:
+        location: where it lies.
+        least: as of `decode`.
+        sha256: of its bytes, as `prepare` read them; none: any.
+        upright: turn it as its EXIF orientation says, also where the location does not say so.
+
+    Raises:
+        UserError: it can't be read or decoded, or its bytes are others.
+    """
+    data = read_bytes(location)
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(
+            f"{location} is another image than `prepare` read (relative to {Path.cwd()}); run `prepare` again, or give "
+            "the folder that it was run in"
+        )
+    return decode(data, location, least, upright or location.endswith(UPRIGHT))
 
 
 def decode(data: bytes, name: str, least: int = 0, upright: bool = False) -> Image.Image:
@@ -158,10 +174,4 @@ def load(location: str, how: Preprocess, sha256: str | None = None) -> np.ndarra
     A JPEG is decoded at a reduced size of at least MARGIN times what is needed: pixels differ by a fraction of 1/255 on
     average (results/benchmarks/embedding.json).
     """
-    data = read_bytes(location)
-    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(
-            f"{location} is another image than `prepare` read (relative to {Path.cwd()}); run `prepare` again, or give "
-            "the folder that it was run in"
-        )
-    return to_array(decode(data, location, MARGIN * how.size, location.endswith(UPRIGHT)), how)
+    return to_array(open_image(location, MARGIN * how.size, sha256), how)

@@ -136,11 +136,9 @@ def export_heads(name: str, backbone: Backbone, checkpoint: Path, towers: Path, 
 
 def write_combined(state: dict[str, np.ndarray], modality: str, keys: Keys, private: float, path: Path) -> None:
     """Write the graph of heads of several seeds."""
-    seeds = sorted({int(name.partition(".")[0]) for name in state if name[0].isdigit()})
-    heads = [
-        (state[f"{n}.{keys.first}"], state[f"{n}.{keys.bias}"] if keys.bias else None, state[f"{n}.{keys.second}"])
-        for n in seeds
-    ]
+    from gcl.train.combined import seeds_of
+
+    heads = [(own[keys.first], own[keys.bias] if keys.bias else None, own[keys.second]) for own in seeds_of(state)]
     widths = {name: len(state[f"{name}.private"]) for name in ("image", "text")}
     zeros = (0, widths["text"]) if modality == "image" else (widths["image"], 0)
     means = state[f"{modality}.shared"], state[f"{modality}.private"]

@@ -4,7 +4,6 @@ What opens it is in models/encoder.py. Every one becomes an object with encode(i
 lists of n, PIL images and texts, of which one may be absent; (n, D) float32.
 """
 
-import hashlib
 import importlib
 import json
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from gcl.common.arrays import Floats
 from gcl.common.devices import resolve
 from gcl.common.errors import UserError
 from gcl.common.progress import progress
-from gcl.data.images import UPRIGHT, decode, read_bytes
+from gcl.data.images import open_image
 from gcl.infer.resumable import Growing
 
 if TYPE_CHECKING:
@@ -159,18 +158,6 @@ class Foreign:
         return found
 
 
-def picture(location: str, sha256: str) -> Image.Image:
-    """Read an image, if its bytes are those that `prepare` read.
-
-    Raises:
-        UserError: they are not.
-    """
-    data = read_bytes(location)
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"{location} is another image than `prepare` read; run `prepare` again")
-    return decode(data, location, upright=location.endswith(UPRIGHT))
-
-
 def blank() -> Image.Image:
     """Return a small picture, to learn how wide vectors are."""
     return Image.new("RGB", (64, 64), "white")
@@ -194,7 +181,7 @@ def infer_foreign(about: dict[str, Any], work: "Work", key: str, device: str, is
         for start in progress(range(grown.done("image"), n, CHUNK), f"embed images (chunks of {CHUNK})", "chunk"):
             stop = min(start + CHUNK, n)
             some = [column[start:stop].to_pylist() for column in (work.locations, work.hashes)]
-            images = list(pool.map(picture, *some))
+            images = list(pool.map(lambda location, sha256: open_image(location, 0, sha256), *some))
             own = max(0, min(stop, work.own_images) - start)
             blocks = {"image": pieces(model, images[:own], None, batch)}
             if is_native:

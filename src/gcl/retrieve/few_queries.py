@@ -7,6 +7,8 @@ is scored as gcl.retrieve.exact does it, whose slow search of everything the tes
 whose import would be most of a single search.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,8 +41,7 @@ def search_few(query: Query, pool: Pool, k: int) -> tuple[Floats, Ints]:
     k = min(k, pool.size)
     n, off = len(query.vectors), 2 * bound(query.vectors.shape[1])
     margin = off * query.factors + SLACK * (query.factors + np.abs(query.offsets))  # (Q, 3) of the modalities
-    found: list[list[tuple[Floats, Ints]]] = [[] for _ in range(n)]  # of each query: approximate scores and rows
-    least = np.full(n, -np.inf)
+    near = [Near(np.empty(0), np.empty(0, np.int64), -np.inf)] * n
     for start in range(0, pool.size, BLOCK):
         some = slice(start, min(start + BLOCK, pool.size))
         block, modalities = pool.vectors(some), pool.modalities[some]
@@ -50,35 +51,35 @@ def search_few(query: Query, pool: Pool, k: int) -> tuple[Floats, Ints]:
         for number in range(n):
             factors, offsets = query.factors[number, modalities], query.offsets[number, modalities]
             upper = cosines[:, number] * factors + (offsets + margin[number, modalities])
-            near = np.flatnonzero(upper >= least[number])
-            if not len(near):
-                continue
-            found[number].append((upper[near], near + start))
-            least[number] = kth_lower(found[number], margin[number], pool.modalities, k)
-    rows = [near_rows(parts, low) for parts, low in zip(found, least, strict=True)]
-    return exactly(query, pool, rows, k)
+            rows = np.flatnonzero(upper >= near[number].least)
+            if len(rows):
+                near[number] = narrowed(near[number], upper[rows], rows + start, margin[number], pool.modalities, k)
+    return exactly(query, pool, [own.rows for own in near], k)
 
 
-def kth_lower(
-    parts: list[tuple[Floats, Ints]], margin: NDArray[np.float64], modalities: NDArray[np.int8], k: int
-) -> float:
-    """Return the k-th best lower bound, -inf of fewer; `parts` become one, of what may still be among the best."""
-    upper, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
+class Near(NamedTuple):
+    """What may be among the k best of a query so far."""
+
+    upper: NDArray[np.float64]  # bounds of the scores from above
+    rows: Ints
+    least: float  # the k-th best bound from below, -inf of fewer
+
+
+def narrowed(
+    near: Near,
+    upper: NDArray[np.float64],
+    rows: Ints,
+    margin: NDArray[np.float64],
+    modalities: NDArray[np.int8],
+    k: int,
+) -> Near:
+    """Add candidates, and drop those that can no longer be among the k best."""
+    upper, rows = np.concatenate([near.upper, upper]), np.concatenate([near.rows, rows])
     if len(rows) < k:
-        parts[:] = [(upper, rows)]
-        return -np.inf
+        return Near(upper, rows, -np.inf)
     lower = upper - 2 * margin[modalities[rows]]
     least = float(np.partition(lower, len(lower) - k)[len(lower) - k])
-    parts[:] = [(upper[upper >= least], rows[upper >= least])]
-    return least
-
-
-def near_rows(parts: list[tuple[Floats, Ints]], least: float) -> Ints:
-    """Return the rows whose upper bound reaches the k-th best lower one."""
-    if not parts:
-        return np.empty(0, np.int64)
-    upper, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return rows[upper >= least]
+    return Near(upper[upper >= least], rows[upper >= least], least)
 
 
 def exactly(query: Query, pool: Pool, rows: list[Ints], k: int) -> tuple[Floats, Ints]:

@@ -10,6 +10,7 @@ brings it back. Both parts have the same length in every item, so the vector is 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from gcl.train.frozen import Features
 from gcl.train.head import apply_folded
 
 State = dict[str, Tensor]
+T = TypeVar("T")
 
 
 def shared_outputs(keys: Keys, states: Sequence[Mapping[str, Tensor]], features: Tensor) -> Tensor:
@@ -57,7 +59,7 @@ def combine(data: Features, keys: Mapping[str, Keys], states: Sequence[State], p
     return {f"{n}.{name}": tensor for n, state in enumerate(states) for name, tensor in state.items()} | means
 
 
-def seeds_of(state: Mapping[str, Tensor]) -> list[State]:
+def seeds_of(state: Mapping[str, T]) -> list[dict[str, T]]:
     """Return the heads of each seed in a combined state."""
     count = 1 + max(int(name.partition(".")[0]) for name in state if name[0].isdigit())
     return [

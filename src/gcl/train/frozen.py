@@ -1,6 +1,6 @@
 """Train projection heads on features of frozen towers that were computed once per view."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from gcl.config.recipes import Recipe
 from gcl.data.records import fused_keys, read_pairs, to_codes
 from gcl.losses.gcl import duplicates
 from gcl.models.base import Keys
-from gcl.train.head import Head, apply_folded
+from gcl.train.head import Head
 from gcl.train.optimizer import Curve, Steps
 from gcl.train.recipe_loss import recipe_loss, triplet
 
@@ -148,9 +148,11 @@ def train_heads(
     return {k: v for head in heads for k, v in head.folded().items()}, steps.curve
 
 
-def parity_sample(data: Features, keys: dict[str, Keys], state: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Return features and torch's outputs for them, the reference of the ONNX export."""
+def parity_sample(
+    data: Features, modalities: Iterable[str], outputs_of: Callable[[str, Tensor], Tensor]
+) -> dict[str, np.ndarray]:
+    """Return features and torch's outputs for them (of a modality and features), the reference of the ONNX export."""
     features = {"image": data.images, "text": data.text, "image_text": data.fused}
-    sample = {m: x[:PARITY_ROWS] for m in keys if (x := features[m]) is not None}
-    outputs = {f"{m}_outputs": apply_folded(keys[m], state, x).numpy() for m, x in sample.items()}
+    sample = {m: x[:PARITY_ROWS] for m in modalities if (x := features[m]) is not None}
+    outputs = {f"{m}_outputs": outputs_of(m, x).numpy() for m, x in sample.items()}
     return {f"{m}_features": x.numpy() for m, x in sample.items()} | outputs

@@ -56,6 +56,7 @@ def train_heads_seed(
 
     from gcl.models import family
     from gcl.train.frozen import parity_sample, read_features, train_heads
+    from gcl.train.head import apply_folded
 
     # One thread: the result doesn't depend on how many cores the job was given.
     torch.set_num_threads(1)
@@ -74,7 +75,8 @@ def train_heads_seed(
     width = backbone.model_cfg["embed_dim"]
     state, curve = train_heads(data, recipe, keys, backbone.fusion, width, seed, start, label)
     write_checkpoint(folder, "heads.safetensors", state, about | checkpoint_about(name, recipe, seed), curve)
-    np.savez(folder / "parity.npz", **parity_sample(data, keys, state))  # type: ignore[arg-type]
+    sample = parity_sample(data, keys, lambda modality, x: apply_folded(keys[modality], state, x))
+    np.savez(folder / "parity.npz", **sample)  # type: ignore[arg-type]
 
 
 def combined_seed(
@@ -85,7 +87,7 @@ def combined_seed(
 
     from gcl.models import family
     from gcl.train.combined import apply_combined, combine
-    from gcl.train.frozen import PARITY_ROWS, read_features
+    from gcl.train.frozen import parity_sample, read_features
 
     if paths.init is None or paths.features is None or recipe.combine is None:
         raise UserError("combine joins the heads of another recipe: name it as `init`")
@@ -94,10 +96,8 @@ def combined_seed(
     seeds = sorted(paths.init.glob("seed*"), key=lambda path: int(path.name.removeprefix("seed")))
     state = combine(data, keys, [read_checkpoint(path, name) for path in seeds], private)
     write_checkpoint(folder, "heads.safetensors", state, about | checkpoint_about(name, recipe, seed), [])
-    features = {"image": data.images, "text": data.text, "image_text": data.fused}
-    sample = {m: x[:PARITY_ROWS] for m in keys if (x := features[m]) is not None}
-    outputs = {f"{m}_outputs": apply_combined(keys[m], state, m, x, private).numpy() for m, x in sample.items()}
-    np.savez(folder / "parity.npz", **{f"{m}_features": x.numpy() for m, x in sample.items()}, **outputs)  # type: ignore[arg-type]
+    sample = parity_sample(data, keys, lambda modality, x: apply_combined(keys[modality], state, modality, x, private))
+    np.savez(folder / "parity.npz", **sample)  # type: ignore[arg-type]
 
 
 def train_whole_seed(
