@@ -39,9 +39,18 @@ class Full:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Combine:
-    """The heads of all seeds of the recipe that is continued as one vector; nothing is trained."""
+    """The heads of all seeds of the recipe that is continued as one vector, and what stands beside it.
 
-    private: Annotated[float, Field(ge=0)] = 0.0  # weight of the towers' own features beside it
+    Nothing is trained; gcl.train.combined has the formulas.
+    """
+
+    private: Annotated[float, Field(ge=0)] = 0.0  # weight of the towers' own features
+    expand: Annotated[float, Field(ge=0)] = 0.0  # weight of what near training pairs have in the other modality
+    neighbours: Count = 10  # training pairs that an item is expanded by
+    sharpness: Positive = 20.0  # of their softmax, by cosine
+    bank: Count = 10_000  # training pairs to look among, at most
+    bank_bits: Literal[32, 16, 8] = 32  # of their numbers in the exported model
+    width: Count | None = None  # principal directions of the training vectors that are kept; none: the vector as it is
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -17,13 +17,14 @@ import numpy as np
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path, sha256_file, write_json
-from gcl.common.rows import from_json, to_json
+from gcl.common.rows import from_json, parse, to_json
 from gcl.config.backbones import Backbone
-from gcl.export.graphs import combined_graph, export_module, head_graph
+from gcl.config.recipes import Combine
+from gcl.export.graphs import export_module, head_graph
 from gcl.infer.encoder import run_batches
 from gcl.infer.model_folder import read_export
 from gcl.infer.session import open_session
-from gcl.models import Built, Graph, Keys, family
+from gcl.models import Built, Graph, family
 from gcl.models.checkpoints import read_about, read_start
 from gcl.models.tokenizers import context_of
 
@@ -120,7 +121,9 @@ def export_heads(name: str, backbone: Backbone, checkpoint: Path, towers: Path, 
     for modality, keys in (family(backbone.family).heads or {}).items():
         path = folder / f"{modality}.onnx"
         if combined := about["recipe"].get("combine"):
-            write_combined(state, modality, keys, combined["private"], path)
+            from gcl.export.combined_graph import combined_graph
+
+            combined_graph(state, modality, keys, parse(Combine, combined, f"{checkpoint}: combine"), path)
         else:
             head_graph(state[keys.first], state[keys.bias] if keys.bias else None, state[keys.second], path)
         session = open_session(path, "cpu", 1)
@@ -132,17 +135,6 @@ def export_heads(name: str, backbone: Backbone, checkpoint: Path, towers: Path, 
     }
     more = {"seed": about["seed"], "towers": of_towers["graphs"], "parity": parity}
     write_export(folder, "heads", name, backbone, kept | more)
-
-
-def write_combined(state: dict[str, np.ndarray], modality: str, keys: Keys, private: float, path: Path) -> None:
-    """Write the graph of heads of several seeds."""
-    from gcl.train.combined import seeds_of
-
-    heads = [(own[keys.first], own[keys.bias] if keys.bias else None, own[keys.second]) for own in seeds_of(state)]
-    widths = {name: len(state[f"{name}.private"]) for name in ("image", "text")}
-    zeros = (0, widths["text"]) if modality == "image" else (widths["image"], 0)
-    means = state[f"{modality}.shared"], state[f"{modality}.private"]
-    combined_graph(heads, means, private, zeros, path)
 
 
 def export_all(name: str, backbone: Backbone, checkpoint: Path, data: Path, folder: Path) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,67 +69,27 @@ def check_free(model: onnx.ModelProto, free: dict[str, int]) -> None:
                 raise UserError(f"ONNX export fixed dimension {i} of '{value.name}' at {dim.dim_value}")
 
 
-def combined_graph(
-    heads: Sequence[tuple[np.ndarray, np.ndarray | None, np.ndarray]],
-    means: tuple[np.ndarray, np.ndarray],
-    private: float,
-    zeros: tuple[int, int],
-    path: Path,
-) -> None:
-    """Write heads of several seeds as one vector with private features, as gcl.train.combined has it.
-
-    Args:
-        heads: first, bias and second of each seed, in torch's (out, in) layout.
-        means: training means of the heads' unit outputs, (S D,), and of the features, (F,).
-        private: weight of the features.
-        zeros: how many stand before and behind the private features, the other modality's place.
-        path: file to write.
-    """
-    nodes, weights = [], {"shared_mean": means[0], "private_mean": means[1]}
-    for n, (first, bias, second) in enumerate(heads):
-        names = ["x", f"first{n}", *([f"bias{n}"] if bias is not None else [])]
-        weights |= {f"first{n}": first, f"second{n}": second} | ({f"bias{n}": bias} if bias is not None else {})
-        nodes += [
-            helper.make_node("Gemm", names, [f"hidden{n}"], f"head{n}_first", transB=1),
-            helper.make_node("Gelu", [f"hidden{n}"], [f"active{n}"], f"head{n}_gelu", approximate="none"),
-            helper.make_node("Gemm", [f"active{n}", f"second{n}"], [f"raw{n}"], f"head{n}_second", transB=1),
-            helper.make_node("LpNormalization", [f"raw{n}"], [f"unit{n}"], f"head{n}_unit", axis=1, p=2),
-        ]
-    scale = 1 / (1 + private**2) ** 0.5
-    weights |= {"shared_weight": np.array(scale), "private_weight": np.array(private * scale)}
-    units = [f"unit{n}" for n in range(len(heads))]
-    nodes.append(helper.make_node("Concat", units, ["joined"], "join", axis=1))
-    nodes += part_nodes("shared", "joined", "shared_part" if private else OUTPUT)
-    integers = {}
-    if private:
-        nodes += part_nodes("private", "x", "private_part")
-        integers["pads"] = np.array([0, zeros[0], 0, zeros[1]], np.int64)
-        nodes.append(helper.make_node("Pad", ["private_part", "pads"], ["private_place"], "private_pad"))
-        nodes.append(helper.make_node("Concat", ["shared_part", "private_place"], [OUTPUT], "join_parts", axis=1))
-    width = len(means[0]) + (len(means[1]) + sum(zeros) if private else 0)
-    used = {k: np.asarray(v, np.float32) for k, v in weights.items() if private or not k.startswith("private")}
-    save_graph(nodes, heads[0][0].shape[1], width, used | integers, path)
-
-
-def part_nodes(name: str, source: str, output: str) -> list[onnx.NodeProto]:
-    """Return what takes the mean off, makes unit, and weighs."""
-    return [
-        helper.make_node("Sub", [source, f"{name}_mean"], [f"{name}_centered"], f"{name}_center"),
-        helper.make_node("LpNormalization", [f"{name}_centered"], [f"{name}_unit"], f"{name}_unit", axis=1, p=2),
-        helper.make_node("Mul", [f"{name}_unit", f"{name}_weight"], [output], f"{name}_weigh"),
+def head_nodes(
+    first: np.ndarray, bias: np.ndarray | None, second: np.ndarray, prefix: str = "", output: str = "output"
+) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """Return Gemm, exact GELU, Gemm from `x` to the prefixed output, and their weights in torch's (out, in) layout."""
+    inputs = ["x", f"{prefix}first", *([f"{prefix}bias"] if bias is not None else [])]
+    weights = {f"{prefix}first": first, f"{prefix}second": second}
+    weights |= {} if bias is None else {f"{prefix}bias": bias}
+    nodes = [
+        helper.make_node("Gemm", inputs, [f"{prefix}hidden"], f"{prefix}head_first", transB=1),
+        helper.make_node("Gelu", [f"{prefix}hidden"], [f"{prefix}active"], f"{prefix}head_gelu", approximate="none"),
+        helper.make_node(
+            "Gemm", [f"{prefix}active", f"{prefix}second"], [f"{prefix}{output}"], f"{prefix}head_second", transB=1
+        ),
     ]
+    return nodes, weights
 
 
 def head_graph(first: np.ndarray, bias: np.ndarray | None, second: np.ndarray, path: Path) -> None:
-    """Write a head: Gemm, exact GELU, Gemm on features (batch, F), from weights in torch's (out, in) layout."""
-    names = ["x", "first", *(["bias"] if bias is not None else [])]
-    weights = {"first": first, "second": second} | ({"bias": bias} if bias is not None else {})
-    nodes = [
-        helper.make_node("Gemm", names, ["hidden"], "head_first", transB=1),
-        helper.make_node("Gelu", ["hidden"], ["active"], "head_gelu", approximate="none"),
-        helper.make_node("Gemm", ["active", "second"], [OUTPUT], "head_second", transB=1),
-    ]
-    save_graph(nodes, first.shape[1], second.shape[0], {k: np.asarray(v, np.float32) for k, v in weights.items()}, path)
+    """Write a head on features (batch, F), from weights in torch's (out, in) layout."""
+    nodes, weights = head_nodes(first, bias, second, output=OUTPUT)
+    save_graph(nodes, first.shape[1], second.shape[0], weights, path)
 
 
 def save_graph(
@@ -142,7 +101,7 @@ def save_graph(
         "head",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", features])],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", width])],
-        [numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in sorted(weights.items())],
+        [numpy_helper.from_array(np.asarray(v, order="C"), k) for k, v in sorted(weights.items())],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     onnx.checker.check_model(model)

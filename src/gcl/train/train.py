@@ -91,12 +91,12 @@ def combined_seed(
 
     if paths.init is None or paths.features is None or recipe.combine is None:
         raise UserError("combine joins the heads of another recipe: name it as `init`")
-    keys, private = family(backbone.family).heads or {}, recipe.combine.private
+    keys, how = family(backbone.family).heads or {}, recipe.combine
     data = read_features(paths.pairs, paths.features, None)
     seeds = sorted(paths.init.glob("seed*"), key=lambda path: int(path.name.removeprefix("seed")))
-    state = combine(data, keys, [read_checkpoint(path, name) for path in seeds], private)
+    state = combine(data, keys, [read_checkpoint(path, name) for path in seeds], how)
     write_checkpoint(folder, "heads.safetensors", state, about | checkpoint_about(name, recipe, seed), [])
-    sample = parity_sample(data, keys, lambda modality, x: apply_combined(keys[modality], state, modality, x, private))
+    sample = parity_sample(data, keys, lambda modality, x: apply_combined(keys[modality], state, modality, x, how))
     np.savez(folder / "parity.npz", **sample)  # type: ignore[arg-type]
 
 
