@@ -60,3 +60,14 @@ def test_sum_raw_weighs_by_length_and_sum_unit_does_not():
 def test_vectors_without_direction_are_refused(bad):
     with pytest.raises(ValueError, match="NaN or infinity|all zeros"):
         unit(np.array([[bad, 0.0]], np.float32))
+
+
+def test_gr_clip_takes_the_mean_of_the_means_off_an_item_of_both(rng):
+    image, text = rng.normal(size=(50, 8)).astype(np.float32) + 1, rng.normal(size=(50, 8)).astype(np.float32) - 1
+    stats = calibration.fit(image, text, "sum_raw")
+    (found,) = calibration.vectors(image[:1], text[:1], "gr_clip", "sum_raw", stats)
+    i, t = unit(image[:1]), unit(text[:1])
+    expected = (i + t) / 2 - (unit(image).mean(0) + unit(text).mean(0)) / 2
+    np.testing.assert_allclose(found, unit(expected.astype(np.float32))[0], atol=1e-6)
+    alone = calibration.vectors(image, None, "gr_clip", "sum_raw", stats)
+    np.testing.assert_array_equal(alone, calibration.vectors(image, None, "center", "sum_raw", stats))

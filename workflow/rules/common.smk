@@ -20,6 +20,7 @@ from gcl.data.own import fingerprint, is_unpinned
 from gcl.prepare.hold_out import HELD_OUT
 from gcl.prepare.pairs import forms
 from gcl.registries import check
+from gcl.retrieve.biases import BIASES
 
 PROJECT = load(config)
 check(PROJECT)
@@ -30,6 +31,7 @@ LOCK = locked(Path(f"{R}/.snakemake.lock"), wait=False)
 GPU = int(resolve(CONFIG.device) == "cuda")  # GPUs of a job that embeds or trains
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     os.environ["GCL_CONDA"] = "1"  # every job checks that it runs in its environment
+BANK = 2048  # training pairs that biases of candidates compare with
 RECIPES = [recipe for experiment in CONFIG.experiments for recipe in experiment.recipes]
 
 

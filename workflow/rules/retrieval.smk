@@ -121,9 +121,11 @@ rule calibrate:
     resources:
         mem_mb=8000,
         runtime=60,
+    params:
+        bank=lambda w: BANK if set(experiment_of(CONFIG, w.recipe).calibrations) & BIASES.keys() else 0,
     shell:
         "python -m gcl.retrieve.calibrate --embeddings {input.embeddings:q} --prepared {input.prepared:q}"
-        " --onnx {input.onnx:q} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+        " --onnx {input.onnx:q} --bank {params.bank} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 
 rule retrieve:

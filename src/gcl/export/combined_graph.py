@@ -90,8 +90,8 @@ def combined_graph(state: Mapping[str, np.ndarray], modality: str, keys: Keys, h
     if how.private:
         before, after = private_place(state, modality)
         pads = graph.constant("pads", np.array([0, before, 0, after], np.int64))
-        own = graph.scaled(private, how.private * scale, "private_own")
-        parts.append(graph.add("Pad", [own, pads], "private_part"))
+        weighed = graph.scaled(private, how.private * scale, "private_own")
+        parts.append(graph.add("Pad", [weighed, pads], "private_part"))
         width += len(state[f"{modality}.private"]) + before + after
     if how.width:
         whole, project = graph.add("Concat", parts, "whole", axis=1), graph.constant("project", state["project"])

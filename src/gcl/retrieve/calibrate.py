@@ -2,24 +2,48 @@
 
 In:  what `infer` made of the prepared pairs with a model or its seeds, the pairs, the model.
 Out: a folder with seed0.json, ... or, for a single model, the one file calibration.json: means of the modalities,
-     and mean and deviation of mismatched pairs' scores. `retrieve --calibration` reads it.
+     and mean and deviation of mismatched pairs' scores; with --bank, seed0.npz or calibration.npz beside it, the
+     vectors of some pairs, which biases of candidates need. `retrieve --calibration` reads both.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from gcl.common.arrays import Floats
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path
 from gcl.data.records import fused_keys, read_pairs, to_codes
 from gcl.infer.model_folder import read_export
 from gcl.infer.store import Outputs, read_outputs
-from gcl.retrieve.calibration import Calibration, fit, write_calibration
+from gcl.retrieve.biases import Bank, bank_path, write_bank
+from gcl.retrieve.calibration import fit, vectors, write_calibration
 
 
-def fit_pairs(outputs: Outputs, pairs: Path, fusion: str) -> Calibration:
-    """Fit on each pair's image and full caption.
+class Matched(NamedTuple):
+    """Outputs of the training pairs, row by row; each pair's image and full caption."""
+
+    image: Floats  # (N, D)
+    text: Floats
+    fused: Floats | None
+
+    def bank(self, size: int, fusion: str) -> Bank:
+        """Return the unit vectors of at most `size` pairs, evenly spaced, by modality."""
+        count = len(self.image)
+        rows = np.linspace(0, count - 1, min(size, count)).round().astype(np.int64)
+        both = None if self.fused is None else self.fused[rows]
+        image, text = self.image[rows], self.text[rows]
+        return {
+            "image": vectors(image, None, "none", fusion, None),
+            "text": vectors(None, text, "none", fusion, None),
+            "image_text": vectors(image, text, "none", fusion, None, both),
+        }
+
+
+def matched_pairs(outputs: Outputs, pairs: Path) -> Matched:
+    """Take each pair's rows.
 
     Raises:
         UserError: the vectors are not those of these pairs.
@@ -34,10 +58,10 @@ def fit_pairs(outputs: Outputs, pairs: Path, fusion: str) -> Calibration:
     if outputs.fused is not None:
         codes = to_codes(*fused_keys(pairs).T)
         fused = outputs.fused[np.searchsorted(codes, to_codes(prepared.image_rows, full))]
-    return fit(outputs.image[prepared.image_rows], outputs.text[full], fusion, fused)
+    return Matched(outputs.image[prepared.image_rows], outputs.text[full], fused)
 
 
-def calibrate(embeddings: Path, prepared: Path, onnx: Path, output: Path) -> None:
+def calibrate(embeddings: Path, prepared: Path, onnx: Path, bank: int, output: Path) -> None:
     """Fit each seed of the model.
 
     Raises:
@@ -46,14 +70,15 @@ def calibrate(embeddings: Path, prepared: Path, onnx: Path, output: Path) -> Non
     seeds = [folder.name for folder in sorted(embeddings.glob("seed*"))]
     if not seeds and not (embeddings / "image.npy").exists():
         raise UserError(f"{embeddings} holds neither image.npy nor folders of seeds; run `infer` on the pairs")
+    models = {name: (embeddings / name, onnx / name) for name in seeds} or {"calibration": (embeddings, onnx)}
     with atomic_path(output) as folder:
         folder.mkdir()
-        for seed in seeds:
-            stats = fit_pairs(read_outputs([embeddings / seed]), prepared, read_export(onnx / seed)["fusion"])
-            write_calibration(folder / f"{seed}.json", stats)
-        if not seeds:
-            stats = fit_pairs(read_outputs([embeddings]), prepared, read_export(onnx)["fusion"])
-            write_calibration(folder / "calibration.json", stats)
+        for name, (outputs, model) in models.items():
+            matched, fusion = matched_pairs(read_outputs([outputs]), prepared), read_export(model)["fusion"]
+            path = folder / f"{name}.json"
+            write_calibration(path, fit(matched.image, matched.text, fusion, matched.fused))
+            if bank:
+                write_bank(bank_path(path), matched.bank(bank, fusion))
 
 
 def main() -> None:
@@ -67,6 +92,9 @@ def main() -> None:
     arguments.add_argument("--embeddings", required=True, type=Path, help="what `infer` made of the pairs")
     arguments.add_argument("--prepared", required=True, type=Path, help="the prepared pairs")
     arguments.add_argument("--onnx", required=True, type=Path, help="the model or its seeds, for its fusion")
+    arguments.add_argument(
+        "--bank", type=int, default=0, help="training pairs whose vectors are kept for biases of candidates (0: none)"
+    )
     arguments.add_argument("--output", required=True, type=Path, help="folder to write")
     run(arguments, calibrate)
 

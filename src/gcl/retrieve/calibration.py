@@ -1,8 +1,12 @@
 """Training-free calibration of retrieval scores, with statistics of training pairs only.
 
 center     subtracts each modality's mean from the unit tower outputs, renormalises, then fuses
+gr_clip    the same, but an item of both is the mean of its unit outputs minus the mean of the means, then made unit
+           (GR-CLIP, arXiv 2507.19054, with alpha 0.5)
 zscore     standardises a score by the mean and deviation it has over mismatched training pairs of the
            same query and candidate modality
+
+and the biases of gcl.retrieve.biases.
 """
 
 import itertools
@@ -18,8 +22,9 @@ from gcl.common.arrays import Floats, fuse, unit
 from gcl.common.errors import UserError
 from gcl.common.files import write_json
 from gcl.common.rows import made_by
+from gcl.retrieve.biases import BIASES, FACTOR
 
-MODES = ("none", "center", "zscore", "center_zscore")
+MODES = ("none", "center", "gr_clip", "zscore", "center_zscore", *BIASES)
 
 
 class Scale(NamedTuple):
@@ -52,12 +57,15 @@ def vectors(
     fused: Floats | None = None,
 ) -> Floats:
     """Return the unit vectors that `mode` compares, from (n, D) outputs; `fused` takes the place of both."""
-    if "center" not in mode:
+    if "center" not in mode and mode != "gr_clip":
         return unit(fused) if fused is not None else fuse(image, text, fusion)
     if stats is None:
         raise UserError(f"calibration '{mode}' needs statistics of training pairs, and the model has none")
     if fused is not None:
         return centered(fused, stats.fused_mean or [])
+    if mode == "gr_clip" and image is not None and text is not None:
+        means = np.asarray(stats.image_mean, np.float32) + np.asarray(stats.text_mean, np.float32)
+        return unit(unit(image) + unit(text) - means)  # twice the published vector, before it is made unit
     image = None if image is None else centered(image, stats.image_mean)
     text = None if text is None else centered(text, stats.text_mean)
     return fuse(image, text, "sum_raw")
@@ -109,7 +117,7 @@ def affine(
     Within a task the query's modality is fixed, so a z-score is one affine map per candidate modality.
     """
     if "zscore" not in mode:
-        return np.ones(len(candidates)), np.zeros(len(candidates))
+        return np.full(len(candidates), FACTOR if mode in BIASES else 1.0), np.zeros(len(candidates))
     if stats is None:
         raise UserError(f"calibration '{mode}' needs statistics of training pairs, and the model has none")
     scales = stats.scales["center" if "center" in mode else "none"]

@@ -24,6 +24,7 @@ from gcl.data.prepared import PreparedBenchmark, read_benchmark
 from gcl.data.records import fused_keys, to_codes
 from gcl.infer.model_folder import read_export
 from gcl.infer.store import Outputs, read_outputs
+from gcl.retrieve.biases import read_bank
 from gcl.retrieve.calibration import MODES, read_calibration
 from gcl.retrieve.item_vectors import ModelOutputs
 from gcl.retrieve.run_file import STORED, run_table, write_trec
@@ -76,7 +77,8 @@ def rank_seed(
         raise UserError(f"{onnx}/export.json: seed {seed}, expected 0 to {2**15 - 1}")
     source = read_source(prepared, embeddings, shared, about["fusion"])
     check_rows(bench, source.outputs, len(source.keys), embeddings[-1])
-    ranker = Ranker(bench, source, stats, device)
+    bank = None if calibration_file is None else read_bank(calibration_file, modes)
+    ranker = Ranker(bench, source, stats, device, bank)
     for mode in modes:
         for task in progress(bench.tasks, f"rank ({mode})", "task"):
             for pool in task.pools:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from gcl.common.arrays import MODALITIES, Floats, Ints
 from gcl.data.items import Task
 from gcl.data.prepared import PreparedBenchmark
-from gcl.retrieve import calibration
+from gcl.retrieve import biases, calibration
 from gcl.retrieve.exact import Pool, Query, expanded, members_of, rank_list
 from gcl.retrieve.item_vectors import Distinct, ModelOutputs, distinct_items, unit_vectors
 from gcl.retrieve.search import best_rows
@@ -28,8 +28,10 @@ class Ranked(NamedTuple):
 class Ranker:
     """Ranks pools; finds the distinct items of tables once, and reads a pool once for all tasks that search it."""
 
-    def __init__(self, bench: PreparedBenchmark, source: ModelOutputs, stats: Any, device: str) -> None:
-        self.bench, self.source, self.stats, self.device = bench, source, stats, device
+    def __init__(
+        self, bench: PreparedBenchmark, source: ModelOutputs, stats: Any, device: str, bank: biases.Bank | None = None
+    ) -> None:
+        self.bench, self.source, self.stats, self.device, self.bank = bench, source, stats, device, bank
         self.known: dict[tuple[str, ...], Distinct] = {}
         self.kept: dict[tuple[str, ...], Floats] = {}
         self.kept_mode = ""
@@ -42,8 +44,8 @@ class Ranker:
             self.known[names] = distinct_items([self.bench.tables[name] for name in names])
         return self.known[names]
 
-    def pool(self, names: tuple[str, ...], mode: str) -> Pool:
-        """Return the distinct items of tables, to be searched."""
+    def table(self, names: tuple[str, ...], mode: str) -> Pool:
+        """Return the distinct items of tables; a small table's vectors are kept."""
         items = self.distinct(names)
         if mode != self.kept_mode:
             self.kept, self.kept_mode = {}, mode
@@ -53,20 +55,41 @@ class Ranker:
             return Pool(len(items.images), self.kept[names].__getitem__, items.modalities)
         return Pool(len(items.images), lambda rows: self.vectors(items, rows, mode), items.modalities)
 
+    def pool(self, names: tuple[str, ...], mode: str) -> Pool:
+        """Return the distinct items of tables, to be searched."""
+        plain = self.table(names, mode)
+        if mode not in biases.BIASES or self.bank is None:
+            return plain
+        bank, weights = self.bank, biases.equal_weights(self.bank)
+        if mode == "sinkhorn":
+            starts = range(0, plain.size, KEPT)
+            weights = biases.sinkhorn_weights(bank, lambda: (plain.vectors(slice(s, s + KEPT)) for s in starts))
+
+        def biased(rows: slice | Ints) -> Floats:
+            vectors = plain.vectors(rows)
+            return biases.with_biases(vectors, biases.biases(mode, vectors, bank, weights))
+
+        if plain.size > KEPT:
+            return plain._replace(vectors=biased)
+        return plain._replace(vectors=biased(slice(None)).__getitem__)
+
     def vectors(self, items: Distinct, rows: slice | Ints, mode: str) -> Floats:
         """Return unit vectors of some distinct items."""
         return unit_vectors(items, rows, self.source, mode, self.stats)
 
     def queries(self, names: tuple[str, ...], mode: str) -> list[Query]:
         """Return distinct queries in parts, with what makes scores of their cosines."""
-        items = self.pool(names, mode)
+        items = self.table(names, mode)
         found = set(items.modalities.tolist())
         maps = {m: calibration.affine(mode, MODALITIES[m], MODALITIES, self.stats) for m in found}
         parts = [slice(start, min(start + QUERIES, items.size)) for start in range(0, items.size, QUERIES)]
         queries = []
         for part in parts:
-            factors, offsets = (np.stack([maps[m][i] for m in items.modalities[part].tolist()]) for i in range(2))
-            queries.append(Query(items.vectors(part), factors, offsets))
+            modalities, vectors = items.modalities[part], items.vectors(part)
+            factors, offsets = (np.stack([maps[m][i] for m in modalities.tolist()]) for i in range(2))
+            if mode in biases.BIASES:
+                vectors = biases.as_queries(vectors, modalities)
+            queries.append(Query(vectors, factors, offsets))
         return queries
 
     def rank(self, task: Task, pool: str, mode: str, k: int) -> Ranked:
@@ -126,7 +149,7 @@ class Ranker:
         ids = self.bench.queries(task)
         own = [np.unique(items.rows[lists[query]], return_inverse=True) for query in ids]
         used, compact = np.unique(np.concatenate([u for u, _ in own]), return_inverse=True)
-        vectors, modalities = self.vectors(items, used, mode), items.modalities[used]
+        vectors, modalities = self.pool(tuple(task.pools[pool]), mode).vectors(used), items.modalities[used]
         ranked = Ranked([], [])
         at = 0
         for number, (query, (distinct, places)) in enumerate(zip(ids, own, strict=True)):
