@@ -2,13 +2,16 @@
 
 import io
 import json
+import stat
 import tarfile
 import threading
+import zipfile
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from gcl.common.errors import UserError
 from gcl.common.rows import parse
 from gcl.config.datasets import Archive, Dataset, File, Videos, selected
 from gcl.fetch.fetch import check_space, fetch
@@ -173,3 +176,32 @@ def test_dead_videos_are_listed_and_good_ones_kept(tmp_path):
     (tmp_path / "urls.json").write_text(json.dumps({"../../x.mp4": base}))
     with pytest.raises(ValueError, match="leaves the folder of videos"):
         fetch_videos(Videos(urls="urls.json", to="videos"), tmp_path)
+
+
+def test_a_zip_file_is_unpacked_without_its_links(tmp_path):
+    link = zipfile.ZipInfo("annotations/link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("annotations/captions.json", "{}")
+        archive.writestr("annotations/instances.json", "[1]")
+        archive.writestr(link, "/etc/passwd")
+    row = Archive(parts=["a.zip"], members={"annotations/captions.json": [], "annotations/link": []})
+    about = unpack(row, tmp_path, {"a.zip": {"sha256": "0" * 64}})
+    assert (about["files"], about["skipped"]) == (1, 1)
+    assert [path.name for path in (tmp_path / "annotations").iterdir()] == ["captions.json"]
+
+
+@pytest.mark.parametrize("broken", ["cut", "climbs", "parts"])
+def test_a_broken_zip_file_is_refused(tmp_path, broken):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("../out" if broken == "climbs" else "in", "text")
+    if broken == "cut":
+        (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:20])
+    parts = ["a.zip", "b.zip"] if broken == "parts" else ["a.zip"]
+    said = {
+        "cut": "can't be unpacked after 0 files",
+        "climbs": "leaves the folder",
+        "parts": "in 2 parts; expected one",
+    }
+    with pytest.raises(UserError, match=said[broken]):
+        unpack(Archive(parts=parts), tmp_path, {part: {"sha256": "0" * 64} for part in parts})

@@ -1,10 +1,12 @@
-"""The readers of M-BEIR, MMEB, CoVR, CIRR, FashionIQ and CIRCO, on small data sets in the official layouts."""
+"""The readers of M-BEIR, MMEB, CoVR, CIRR, FashionIQ, CIRCO and MixBench, on small data sets in the official layouts."""
 
 import csv
 import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gcl.common.rows import load_yaml
@@ -206,8 +208,6 @@ def test_mmeb_keeps_instructions_on_request_and_cant_strip_what_it_cant_tell(dat
     row = with_options(rows["mmeb_fixture"], instructions="keep")
     contents_texts = prepared(data, row, tmp_path / "p").tables["query_NIGHTS"].text_rows
     assert -1 not in contents_texts
-    import pyarrow.parquet as pq
-
     copy = tmp_path / "mmeb"
     shutil.copytree(data / "mmeb_fixture", copy)
     path = copy / "NIGHTS/test-00000-of-00001.parquet"
@@ -377,3 +377,38 @@ def test_circo_as_prepared(data, rows, tmp_path):
     assert bench.qrels["circo"]["2"] == {"503": 1, "504": 1, "505": 1}
     assert bench.qrels["circo_one"]["2"] == {"503": 1}
     assert bench.excluded["circo_one"]["2"] == {"502"}
+
+
+def test_mixbench_as_prepared(data, rows, tmp_path):
+    bench = prepared(data, rows["mixbench_fixture"], tmp_path / "p")
+    assert [task.name for task in bench.tasks] == ["MSCOCO", "Google_WIT", "VisualNews", "OVEN"]
+    assert {task.query_modality for task in bench.tasks} == {"text", "image_text"}
+    for task in bench.tasks:
+        assert task.pools == {"local": [f"pool_{task.name}"]}
+        table = bench.tables[f"pool_{task.name}"]
+        has_image, has_text = table.image_rows.value_lengths().to_numpy() > 0, table.text_rows >= 0
+        assert (has_image | has_text).all()
+        assert [(has_image & ~has_text).sum(), (has_text & ~has_image).sum(), (has_image & has_text).sum()] == [
+            3 if task.name == "Google_WIT" else 2, 2, 2
+        ]  # fmt: skip
+        assert all(list(found.values()) == [1] for found in bench.qrels[task.name].values())
+    assert bench.qrels["Google_WIT"]["100"] == {"100": 1}  # ids that are numbers become text
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("queries.parquet", lambda t: t.drop_columns(["image"]), "has no column image, only id, text"),
+        ("mixed_corpus.parquet", lambda t: t.set_column(1, "text", pa.nulls(len(t), pa.string())), "row 0: 'd0' has neither"),
+        ("mixed_corpus.parquet", lambda t: pa.concat_tables([t, t]), "id 'd0' occurs twice"),
+        ("queries.parquet", lambda t: t.slice(1), "query 'q0' is in neither"),
+        ("queries.parquet", lambda t: t.slice(0, 0), "0 queries and 6 documents"),
+    ],
+)  # fmt: skip
+def test_mixbench_names_what_is_wrong(data, rows, tmp_path, file, change, said):
+    folder = tmp_path / "mixbench"
+    shutil.copytree(data / "mixbench_fixture", folder)
+    path = folder / "MSCOCO" / file
+    pq.write_table(change(pq.read_table(path)), path)
+    with pytest.raises(ValueError, match=said):
+        prepare_benchmark(folder, folder, rows["mixbench_fixture"], None, 2, tmp_path / "out")

@@ -275,6 +275,38 @@ def circo(folder):
     write_json(folder / "annotations/test.json", hidden)
 
 
+def mixbench(folder):
+    """MixBench: four subsets, documents as text, picture or both in turn; ids of two subsets are numbers."""
+    shown = pictures(24)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+    def write(path, rows):
+        ids = pa.array([row[0] for row in rows])
+        images = [None if row[2] is None else {"bytes": encoded(row[2]), "path": None} for row in rows]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        columns = {"id": ids, "text": pa.array([row[1] for row in rows], pa.string()), "image": pa.array(images, kind)}
+        pq.write_table(pa.table(columns), path, row_group_size=3)
+
+    for number, name in enumerate(("MSCOCO", "Google_WIT", "VisualNews", "OVEN")):
+        some = shown[6 * number : 6 * number + 6]
+        ids = [100 * number + k for k in range(7)] if number % 2 else [f"d{k}" for k in range(7)]
+        corpus = [
+            (ids[k], None if k % 3 == 1 else f"{title} described", None if k % 3 == 0 else picture)
+            for k, (title, picture) in enumerate(some)
+        ]
+        if name == "Google_WIT":  # more documents than queries, and an empty text beside an image
+            corpus.append((ids[6], "", some[0][1].rotate(90)))
+        both = name == "OVEN"
+        queries = [
+            (ids[k] if number % 2 else f"q{k}", title.lower(), picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if both else None)
+            for k, (title, picture) in enumerate(some[:4])
+        ]  # fmt: skip
+        write(folder / name / "mixed_corpus.parquet", corpus)
+        write(folder / name / "queries.parquet", queries)
+        lines = [f"{queries[k][0]}\t{ids[k]}\t1" for k in range(4)]
+        write_lines(folder / name / "qrels/qrels.tsv", ["query_id\tcorpus_id\tscore", *lines])
+
+
 def write_all(folder):
     """Write all data sets below a folder."""
     mbeir(folder / "mbeir_fixture", folder / "mbeir_images_fixture")
@@ -283,6 +315,7 @@ def write_all(folder):
     cirr(folder / "cirr_fixture")
     fashioniq(folder / "fashioniq_fixture")
     circo(folder / "circo_fixture")
+    mixbench(folder / "mixbench_fixture")
 
 
 if __name__ == "__main__":

@@ -112,6 +112,7 @@ BENCHMARKS = {
     "cirr_fixture": ["captions/cap.rc2.val.json", "image_splits/split.rc2.val.json"],
     "fashioniq_fixture": ["captions/cap.shirt.val.json", "image_splits/split.shirt.val.json"],
     "circo_fixture": ["annotations/val.json", "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json"],
+    "mixbench_fixture": ["OVEN/queries.parquet", "Google_WIT/mixed_corpus.parquet", "MSCOCO/qrels/qrels.tsv"],
 }  # fmt: skip
 FILES = [(name, path) for name, paths in BENCHMARKS.items() for path in paths]
 

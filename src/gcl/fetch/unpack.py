@@ -1,4 +1,4 @@
-"""Unpack tar files, also in parts, as a stream: the parts are never joined on disk.
+"""Unpack tar files, also in parts, as a stream: the parts are never joined on disk. And zip files.
 
 A member appears under its name only when it is complete; one that is there already with its size is left alone, so
 that an unpacking that was stopped goes on. Only plain files are taken: links and devices are skipped and counted.
@@ -8,11 +8,14 @@ import io
 import json
 import logging
 import shutil
+import stat
 import tarfile
+import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path, write_json
@@ -20,6 +23,11 @@ from gcl.common.progress import progress
 from gcl.config.datasets import Archive
 
 log = logging.getLogger(__name__)
+
+BROKEN = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, OverflowError, RuntimeError,
+    NotImplementedError,
+)  # fmt: skip
 
 
 class Parts(io.RawIOBase):
@@ -109,13 +117,11 @@ def unpack(archive: Archive, folder: Path, files: Mapping[str, Mapping[str, Any]
     wanted = {"parts": parts, "members": sorted(archive.members)}
     counts = {"files": 0, "bytes": 0, "skipped": 0}
     try:
-        with (
-            io.BufferedReader(Parts([folder / part for part in archive.parts]), 1 << 20) as stream,
-            tarfile.open(fileobj=stream, mode="r|*") as tar,
-        ):
-            for member in progress(tar, f"unpack {archive.parts[0]}", "member"):
-                take(tar, member, archive, folder / archive.to, counts)
-    except (tarfile.TarError, EOFError, zlib.error, OSError, OverflowError) as error:
+        read = members_of_zip if archive.parts[0].lower().endswith(".zip") else members_of_tar
+        members = read([folder / part for part in archive.parts])
+        for member in progress(members, f"unpack {archive.parts[0]}", "member"):
+            take(member, archive, folder / archive.to, counts)
+    except BROKEN as error:
         raise UserError(
             f"{folder / archive.parts[0]} can't be unpacked after {counts['files']} files: {error}; is it complete?"
         ) from error
@@ -127,12 +133,43 @@ def unpack(archive: Archive, folder: Path, files: Mapping[str, Mapping[str, Any]
     return wanted | counts
 
 
-def take(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Archive, folder: Path, counts: dict[str, int]) -> None:
+class Member(NamedTuple):
+    """What an archive holds under a name."""
+
+    name: str
+    size: int
+    is_folder: bool
+    is_file: bool
+    open: Callable[[], IO[bytes] | None]
+
+
+def members_of_tar(parts: list[Path]) -> Iterator[Member]:
+    """Yield the members of a tar file that lies in parts; each must be read before the next."""
+    with (
+        io.BufferedReader(Parts(parts), 1 << 20) as stream,
+        tarfile.open(fileobj=stream, mode="r|*") as tar,
+    ):
+        for info in tar:
+            yield Member(info.name, info.size, info.isdir(), info.isfile(), partial(tar.extractfile, info))
+
+
+def members_of_zip(parts: list[Path]) -> Iterator[Member]:
+    """Yield the members of a zip file, which lies in one part."""
+    if len(parts) > 1:
+        raise UserError(f"{parts[0].name}: a zip file in {len(parts)} parts; expected one")
+    with zipfile.ZipFile(parts[0]) as archive:
+        for info in archive.infolist():
+            is_link = stat.S_ISLNK(info.external_attr >> 16)
+            is_file = not info.is_dir() and not is_link
+            yield Member(info.filename, info.file_size, info.is_dir(), is_file, partial(archive.open, info))
+
+
+def take(member: Member, archive: Archive, folder: Path, counts: dict[str, int]) -> None:
     """Unpack one member if it is a wanted plain file."""
     name = inner_name(member.name, archive)
-    if name is None or member.isdir():
+    if name is None or member.is_folder:
         return
-    if not member.isfile():
+    if not member.is_file:
         counts["skipped"] += 1
         return
     counts["files"] += 1
@@ -142,9 +179,9 @@ def take(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Archive, folder
     target = folder / name
     if target.exists() and target.stat().st_size == member.size:
         return
-    source = tar.extractfile(member)
+    source = member.open()
     if source is not None:
-        with atomic_path(target) as temporary, temporary.open("wb") as file:
+        with source, atomic_path(target) as temporary, temporary.open("wb") as file:
             shutil.copyfileobj(source, file)
             if file.tell() != member.size:
                 raise EOFError(f"'{name}' is cut")

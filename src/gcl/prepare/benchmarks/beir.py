@@ -51,20 +51,20 @@ def read_items(path: Path, images: Path) -> Iterator[Item]:
         yield Item(str(item_id), text, (locate(images, image, place),) if image else ())
 
 
-def read_qrels(path: Path) -> dict[tuple[str, str], int]:
-    """Read qrels/<split>.tsv: (query, candidate) -> score, of those above nought.
+def read_qrels(path: Path, names: list[str] = HEADER) -> dict[tuple[str, str], int]:
+    """Read a file of qrels with a header of these names: (query, candidate) -> score, of those above nought.
 
     Raises:
         UserError: a line in another form, or a pair that stands twice with different scores.
     """
     lines = read_lines(path)
     place, header = next(lines, (str(path), ""))
-    if header.split("\t") != HEADER:
-        raise UserError(f"{place}: {header!r}, expected the header {' '.join(HEADER)}, between tabs")
+    if header.split("\t") != names:
+        raise UserError(f"{place}: {header!r}, expected the header {' '.join(names)}, between tabs")
     found: dict[tuple[str, str], int] = {}
     for place, line in lines:
         cells = line.split("\t")
-        if len(cells) != len(HEADER) or not re.fullmatch(" *-?[0-9]+ *", cells[2]):
+        if len(cells) != len(names) or not re.fullmatch(" *-?[0-9]+ *", cells[2]):
             raise UserError(f"{place}: {line!r}, expected a query, a candidate and a whole number, between tabs")
         query, candidate, score = cells[0], cells[1], int(cells[2])
         if found.setdefault((query, candidate), score) != score:
