@@ -32,7 +32,8 @@ def literal(e, directions, rule, t, masked):
                 if (
                     (masked is not None and not own and masked[j, k])
                     or (rule == "no_self" and own and m == a)
-                    or (rule == "no_self_no_copositive" and own and m != b)
+                    or (rule in ("no_self_no_copositive", "no_fused") and own and m != b)
+                    or (rule == "no_fused" and not own and m == "image_text")
                     or (rule == "cross_only" and m == a)
                     or (rule == "target_only" and m != b)
                 ):
@@ -54,6 +55,8 @@ def matrix_form(e, rule, t):
         for m in range(3):
             if (rule == "cross_only" and m == a) or (rule == "target_only" and m != b):
                 shown[m] = False
+            elif rule == "no_fused":
+                shown[m] = own & (m == b) if m == 2 else ~own | (m == b)
             elif (rule == "no_self" and m == a) or (rule == "no_self_no_copositive" and m != b):
                 shown[m][own] = False
         row = logits[a].masked_fill(~shown.transpose(0, 1), -torch.inf)
@@ -120,6 +123,7 @@ def test_value_and_gradient_are_those_of_the_formula(tile, seed, n, rule, weight
         ("full", math.log(3)),
         ("no_self", math.log(2)),
         ("no_self_no_copositive", 0),
+        ("no_fused", 0),
         ("cross_only", math.log(2)),
         ("target_only", 0),
     ],

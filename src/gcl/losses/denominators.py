@@ -27,6 +27,11 @@ def across(a: int, b: int) -> tuple[int, ...]:
     return tuple(m for m in range(3) if m != a)
 
 
+def towers(a: int, b: int) -> tuple[int, ...]:
+    """Images and texts, without both together."""
+    return (0, 1)
+
+
 def target(a: int, b: int) -> tuple[int, ...]:
     """The positive's modality."""
     return (b,)
@@ -36,6 +41,7 @@ RULES: dict[str, Rule] = {
     "full": Rule(everything, everything),
     "no_self": Rule(across, everything),
     "no_self_no_copositive": Rule(target, everything),
+    "no_fused": Rule(target, towers),
     "cross_only": Rule(across, across),
     "target_only": Rule(target, target),
 }

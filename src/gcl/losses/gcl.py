@@ -10,6 +10,7 @@ and the denominator rule says which columns (m, k) the sum Z_ab^j = sum exp(e_a^
     full                    all                               GCL as printed (arXiv 2509.25638)
     no_self                 all but (a, j)                    GCL without the row's similarity to itself
     no_self_no_copositive   of sample j only (b, j)           nor with its other positive as a negative
+    no_fused                the same, of images and texts only       GTE's, arXiv 2308.03281, a sum for each direction
     cross_only              those of other modalities than a
     target_only             those of modality b               CL with (image, text) and (text, image): InfoNCE
 """
