@@ -9,11 +9,12 @@ from typing import Any
 from gcl.common.errors import UserError
 from gcl.common.names import lookup, providers
 from gcl.common.rows import parse
-from gcl.config.project import Project
+from gcl.config.project import Experiment, Project
 from gcl.losses.denominators import RULES
 from gcl.prepare.benchmarks import reader_of
 from gcl.prepare.benchmarks.own import Options as HeldOut
 from gcl.prepare.pairs import reader_of_pairs
+from gcl.rerank.lists import FIRST_STAGE, RERANK
 from gcl.retrieve.calibration import MODES
 
 
@@ -44,12 +45,27 @@ def check(project: Project) -> None:
             )
     for experiment in config.experiments:
         for name in experiment.calibrations:
-            lookup(
-                dict.fromkeys(MODES), name, f"calibration of experiment {experiment.name}", "retrieve/calibration.py"
-            )
+            known = dict.fromkeys((*MODES, RERANK))
+            lookup(known, name, f"calibration of experiment {experiment.name}", "retrieve/calibration.py")
+        check_rerank(project, experiment)
         for name in experiment.recipes:
             rule = project.recipes[name].loss.denominator
             lookup(RULES, rule, f"denominator of recipe {name}", "src/gcl/losses/denominators.py")
+
+
+def check_rerank(project: Project, experiment: Experiment) -> None:
+    """Refuse a second stage without a first, or without a benchmark that trains it and is none of those measured."""
+    where, trains = f"config: experiment {experiment.name}: calibration {RERANK}", project.config.reranker
+    if RERANK not in experiment.calibrations:
+        return
+    if FIRST_STAGE not in experiment.calibrations:
+        raise UserError(f"{where}: ranks again what {FIRST_STAGE} finds; add {FIRST_STAGE}")
+    if trains is None:
+        raise UserError(
+            f"{where}: needs a benchmark that trains it; add `reranker: clipart9_validation`, or one of yours"
+        )
+    if trains in project.config.benchmarks:
+        raise UserError(f"{where}: {trains} would train the re-ranker and measure it; leave it out of benchmarks")
 
 
 def check_options(project: Project, name: str) -> None:

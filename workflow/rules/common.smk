@@ -20,6 +20,7 @@ from gcl.data.own import fingerprint, is_unpinned
 from gcl.prepare.hold_out import HELD_OUT
 from gcl.prepare.pairs import forms
 from gcl.registries import check
+from gcl.rerank.lists import RERANK
 from gcl.retrieve.biases import BIASES
 
 PROJECT = load(config)
@@ -221,6 +222,33 @@ def retrieve_inputs(wildcards):
         inputs["shared"] = str(found.shared)
     if set(experiment_of(CONFIG, wildcards.recipe).calibrations) != {"none"}:
         inputs["calibration"] = f"{R}/calibrations/{wildcards.backbone}/{wildcards.recipe}"
+    return inputs
+
+
+def is_reranked(recipe):
+    """Whether a second stage follows."""
+    return RERANK in experiment_of(CONFIG, recipe).calibrations
+
+
+def last_run(wildcards):
+    """What is scored: the run with the second stage's rankings, or without."""
+    folder = "reranked" if is_reranked(wildcards.recipe) else "runs"
+    return f"{R}/{folder}/{wildcards.backbone}/{wildcards.recipe}/{wildcards.benchmark}.parquet"
+
+
+def rerank_inputs(backbone, recipe, benchmark):
+    """A run, and what features of its pairs are made of."""
+    found = place(PROJECT, backbone, recipe, benchmark)
+    inputs = {
+        "run": f"{R}/runs/{backbone}/{recipe}/{benchmark}.parquet",
+        "prepared": str(found.prepared),
+        "embeddings": [*map(str, found.embeddings)],
+        "calibration": f"{R}/calibrations/{backbone}/{recipe}",
+    }
+    if is_heads(recipe):
+        inputs["towers"] = [*map(str, place(PROJECT, backbone, "towers", benchmark).embeddings)]
+    if found.shared:
+        inputs["shared"] = str(found.shared)
     return inputs
 
 

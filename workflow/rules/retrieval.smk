@@ -1,6 +1,6 @@
 # IN:  results/onnx/<backbone>/<recipe>/, results/prepared/<benchmark>/
-# OUT: results/embeddings/, results/calibrations/, results/runs/<backbone>/<recipe>/<benchmark>.parquet, results/scores/,
-#      results/submissions/
+# OUT: results/embeddings/, results/calibrations/, results/runs/<backbone>/<recipe>/<benchmark>.parquet, results/rerankers/,
+#      results/reranked/, results/scores/, results/submissions/
 
 
 rule infer_towers:
@@ -146,7 +146,7 @@ rule retrieve:
         runtime=1440,
         gpu=GPU,
     params:
-        calibrations=lambda w: experiment_of(CONFIG, w.recipe).calibrations,
+        calibrations=lambda w: [mode for mode in experiment_of(CONFIG, w.recipe).calibrations if mode != RERANK],
         depth=CONFIG.depth,
         device=CONFIG.device,
         paths=flags("prepared", "embeddings", "shared", "onnx", "calibration"),
@@ -156,10 +156,56 @@ rule retrieve:
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 
+rule fit_reranker:
+    """Train the re-ranker of {wildcards.recipe} on {CONFIG.reranker}"""
+    input:
+        unpack(lambda w: rerank_inputs(w.backbone, w.recipe, CONFIG.reranker)),
+        pairs=f"{R}/prepared/{CONFIG.pairs}",
+        code=code("rerank.fit_reranker", "rerank.listwise"),
+    output:
+        directory(f"{R}/rerankers/{{backbone}}/{{recipe}}"),
+    log:
+        err=f"{R}/logs/{{backbone}}/{{recipe}}/fit_reranker.log",
+        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/fit_reranker.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        paths=flags("run", "prepared", "embeddings", "towers", "shared", "calibration", "pairs"),
+    shell:
+        "python -m gcl.rerank.fit_reranker {params.paths:q}"
+        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
+rule rerank:
+    """Rank the first candidates of every query of {wildcards.benchmark} again"""
+    input:
+        unpack(lambda w: rerank_inputs(w.backbone, w.recipe, w.benchmark)),
+        reranker=f"{R}/rerankers/{{backbone}}/{{recipe}}",
+        code=code("rerank"),
+    output:
+        f"{R}/reranked/{{backbone}}/{{recipe}}/{{benchmark}}.parquet",
+    log:
+        err=f"{R}/logs/{{backbone}}/{{recipe}}/rerank.{{benchmark}}.log",
+        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/rerank.{{benchmark}}.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime=1440,
+    params:
+        paths=flags("run", "prepared", "embeddings", "towers", "shared", "calibration", "reranker"),
+    shell:
+        "python -m gcl.rerank {params.paths:q}"
+        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
 rule score:
     """Score {wildcards.recipe} on {wildcards.benchmark} with ir_measures"""
     input:
-        run=f"{R}/runs/{{backbone}}/{{recipe}}/{{benchmark}}.parquet",
+        run=last_run,
         prepared=f"{R}/prepared/{{benchmark}}",
         code=code("score"),
     output:

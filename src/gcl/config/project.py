@@ -46,6 +46,7 @@ class Config:
     backbones: Annotated[list[str], Field(min_length=1)]
     benchmarks: Annotated[list[str], Field(min_length=1)]
     submissions: list[str] = field(default_factory=list)  # benchmarks with hidden labels: files for their servers
+    reranker: str | None = None  # the benchmark that trains re-rankers, for experiments with calibration `rerank`
     experiments: Annotated[list[Experiment], Field(min_length=1)]
     device: Literal["auto", "cuda", "cpu"] = "auto"
     processes: Count = 1  # of full training, one per GPU, started by torchrun
@@ -61,7 +62,8 @@ class Config:
     @property
     def embedded(self) -> list[str]:
         """All benchmarks that are embedded, in order."""
-        return [*self.benchmarks, *self.submissions]
+        more = [self.reranker] if self.reranker else []
+        return list(dict.fromkeys([*self.benchmarks, *self.submissions, *more]))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -1,0 +1,140 @@
+"""The lists that are ranked again: of each query of a run the first k, with the features of every pair."""
+
+import json
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gcl.common.arrays import Floats, Ints
+from gcl.common.errors import UserError
+from gcl.common.rows import made_by
+from gcl.data.items import Task
+from gcl.data.prepared import PreparedBenchmark
+from gcl.data.records import read_parquet
+from gcl.infer.store import Outputs, read_outputs
+from gcl.rerank.features import Evidence, Means, Words, items_of, pair_features, words_of
+from gcl.retrieve.calibration import read_calibration
+from gcl.retrieve.item_vectors import Distinct, distinct_items
+from gcl.retrieve.run_file import Ranking, rankings
+
+FIRST_STAGE = "center_zscore"  # the calibration whose ranking is ranked again
+RERANK = "rerank"  # what the new ranking has in its place
+
+
+class Inputs(NamedTuple):
+    """Where everything lies that a seed's features are made of."""
+
+    run: Path
+    prepared: Path
+    embeddings: Sequence[Path]
+    towers: Sequence[Path]
+    shared: Path | None
+    calibration: Path
+
+    def of_seed(self, seed: str) -> tuple[Outputs, Path]:
+        """Return the outputs and the file of statistics of a seed."""
+        return read_outputs(
+            [folder / seed for folder in self.embeddings], self.shared
+        ), self.calibration / f"{seed}.json"
+
+
+class RankedLists(NamedTuple):
+    """The first k of every query of one ranking."""
+
+    ranking: Ranking
+    lengths: list[int]  # of each query, at most k
+    features: Floats  # (sum of lengths, F)
+
+
+def evidence_of(inputs: Inputs, seed: str, tower_means: Means, words: Words) -> Evidence:
+    """Read what features of a benchmark are made of."""
+    outputs, stats = inputs.of_seed(seed)
+    towers = read_outputs(inputs.towers, inputs.shared) if inputs.towers else None
+    texts = read_parquet(inputs.prepared / "texts.parquet")["text"].to_pylist()
+    return Evidence(outputs, read_calibration(stats), towers, tower_means, words, [words_of(text) for text in texts])
+
+
+class Lists:
+    """Makes the lists of a benchmark; finds the distinct items of its tables once."""
+
+    def __init__(self, bench: PreparedBenchmark, k: int) -> None:
+        """Take a prepared benchmark and how many candidates of a query are ranked again."""
+        self.bench, self.k = bench, k
+        self.known: dict[tuple[str, ...], Distinct] = {}
+
+    def distinct(self, names: tuple[str, ...]) -> Distinct:
+        """Return the distinct items of tables."""
+        if names not in self.known:
+            self.known[names] = distinct_items([self.bench.tables[name] for name in names])
+        return self.known[names]
+
+    def of_run(self, run: Path, seed: int, evidence: Evidence) -> Iterator[RankedLists]:
+        """Yield the lists of every ranking of the first stage by a seed.
+
+        Raises:
+            UserError: the run has none.
+        """
+        queries = {task.name: self.bench.queries(task) for task in self.bench.tasks}
+        tasks = {task.name: task for task in self.bench.tasks}
+        found = False
+        for ranking in rankings(run, queries):
+            if (ranking.seed, ranking.calibration) == (seed, FIRST_STAGE):
+                found = True
+                yield self.lists(ranking, tasks[ranking.task], evidence)
+        if not found:
+            raise UserError(
+                f"{run} has no ranking with calibration {FIRST_STAGE} by seed {seed}, which is ranked again"
+            )
+
+    def lists(self, ranking: Ranking, task: Task, evidence: Evidence) -> RankedLists:
+        """Return the first k of each query with features."""
+        lengths = [min(self.k, len(own)) for own in ranking.candidates]
+        queries = items_of(self.distinct((task.queries,)), self.distinct((task.queries,)).rows)
+        of_query = np.repeat(np.arange(len(lengths)), lengths)
+        ids = [name for own, n in zip(ranking.candidates, lengths, strict=True) for name in own[:n]]
+        places = rows_in(ids, self.bench.pool_ids(task, ranking.pool))
+        pool = self.distinct(tuple(task.pools[ranking.pool]))
+        candidates = items_of(pool, pool.rows[places])
+        scores = np.concatenate([own[:n] for own, n in zip(ranking.scores, lengths, strict=True)])
+        asked = type(queries)(*(column[of_query] for column in queries))
+        return RankedLists(ranking, lengths, pair_features(asked, candidates, scores, evidence))
+
+
+def add_inputs(options: ArgumentParser) -> None:
+    """Add the arguments of both commands."""
+    options.add_argument("--run", dest="run_file", required=True, type=Path, help="what `retrieve` wrote")
+    options.add_argument("--prepared", required=True, type=Path, help="the benchmark, prepared")
+    options.add_argument("--embeddings", required=True, nargs="+", type=Path, help="the model's outputs, by seed")
+    options.add_argument("--towers", nargs="+", type=Path, default=[], help="the frozen towers' outputs, if there are")
+    options.add_argument("--shared", type=Path, help="as of `gcl retrieve`")
+    options.add_argument("--calibration", required=True, type=Path, help="what `calibrate` wrote")
+
+
+def rows_in(ids: list[str], pool: pa.ChunkedArray) -> Ints:
+    """Return the row of each id in a pool."""
+    found: Ints = pc.index_in(pa.array(ids, pa.string()), value_set=pool).to_numpy(zero_copy_only=False)
+    return found.astype(np.int64)
+
+
+def seeds_of(embeddings: Sequence[Path]) -> list[str]:
+    """Return the names of the seeds of a model's embeddings.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = sorted((p.name for p in embeddings[-1].glob("seed*")), key=lambda name: int(name.removeprefix("seed")))
+    if not found:
+        raise UserError(f"{embeddings[-1]} holds no folders of seeds; run `infer`")
+    return found
+
+
+def read_words(path: Path) -> Words:
+    """Read the words of a re-ranker."""
+    with made_by("fit_reranker", path):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return Words(value["texts"], value["counts"])

@@ -1,0 +1,115 @@
+"""Rank the first candidates of every query again, by features of each pair.
+
+In:  a run with its ranking by center_zscore, the benchmark as prepared, the model's and the frozen towers' outputs for
+     it, the model's statistics, and what `gcl fit_reranker` made on another benchmark.
+Out: the run with one more ranking for each seed, task and pool, whose calibration is called `rerank`. The candidates
+     beyond the first k keep their places.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gcl.common.arrays import Floats
+from gcl.common.command import parser, run
+from gcl.common.errors import UserError
+from gcl.common.files import atomic_path
+from gcl.common.rows import made_by
+from gcl.data.prepared import PreparedBenchmark, read_benchmark
+from gcl.infer.encoder import run_batches
+from gcl.infer.session import open_session
+from gcl.rerank.features import NAMES
+from gcl.rerank.lists import RERANK, Inputs, Lists, RankedLists, add_inputs, evidence_of, read_words, rows_in, seeds_of
+from gcl.retrieve.run_file import STORED, run_table
+from gcl.retrieve.task_ranker import Ranked
+
+
+def again(lists: RankedLists, scores: Floats) -> tuple[list[list[str]], list[Floats]]:
+    """Return the candidates and scores of every query, the first k in the order of the new scores, ties in the old.
+
+    What is beyond k comes after, with scores that fall in equal steps.
+    """
+    candidates, found, start = [], [], 0
+    for own, n in zip(lists.ranking.candidates, lists.lengths, strict=True):
+        new = scores[start : start + n]
+        order = np.argsort(-new, kind="stable")
+        rest = new.min(initial=0) - 1 - np.arange(len(own) - n, dtype=np.float32)
+        candidates.append([own[i] for i in order] + own[n:])
+        found.append(np.concatenate([new[order], rest]).astype(np.float32))
+        start += n
+    return candidates, found
+
+
+def table_of(lists: RankedLists, scores: Floats, bench: PreparedBenchmark) -> pa.Table:
+    """Return the new ranking as rows of the run."""
+    ranking = lists.ranking
+    (task,) = (task for task in bench.tasks if task.name == ranking.task)
+    candidates, found = again(lists, scores)
+    rows = rows_in([name for own in candidates for name in own], bench.pool_ids(task, ranking.pool))
+    ends = np.cumsum([len(own) for own in candidates])[:-1]
+    return run_table(task, ranking.pool, RERANK, ranking.seed, Ranked(found, np.split(rows, ends)), bench)
+
+
+def check_reranker(folder: Path) -> int:
+    """Return k of a re-ranker.
+
+    Raises:
+        UserError: it is missing, broken, or takes other features than this version makes.
+    """
+    with made_by("fit_reranker", folder):
+        about = json.loads((folder / "reranker.json").read_text(encoding="utf-8"))
+        k, features = int(about["k"]), about["features"]
+    if features != list(NAMES):
+        raise UserError(f"{folder} takes the features {', '.join(features)}, expected {', '.join(NAMES)}; fit it again")
+    return k
+
+
+def rerank(
+    run_file: Path,
+    prepared: Path,
+    embeddings: list[Path],
+    towers: list[Path],
+    shared: Path | None,
+    calibration: Path,
+    reranker: Path,
+    output: Path,
+) -> None:
+    """Rank again, for every seed.
+
+    Raises:
+        UserError: a run of other queries or without the first stage's ranking, or a re-ranker that doesn't fit.
+    """
+    bench = read_benchmark(prepared)
+    inputs = Inputs(run_file, prepared, embeddings, towers, shared, calibration)
+    with atomic_path(output) as temporary:
+        file = pq.ParquetFile(run_file)
+        with pq.ParquetWriter(temporary, file.schema_arrow, **STORED) as writer:
+            for group in range(file.num_row_groups):
+                writer.write_table(file.read_row_group(group))
+            for name in seeds_of(embeddings):
+                folder = reranker / name
+                k = check_reranker(folder)
+                with np.load(folder / "tower_means.npz") as means:
+                    evidence = evidence_of(inputs, name, dict(means), read_words(folder / "words.json"))
+                session = open_session(folder / "reranker.onnx", "cpu", 1)
+                for lists in Lists(bench, k).of_run(run_file, int(name.removeprefix("seed")), evidence):
+                    scores = run_batches(session, lists.features)[:, 0]
+                    table = table_of(lists, scores, bench).cast(file.schema_arrow)
+                    writer.write_table(table, row_group_size=max(1, len(table)))
+
+
+def main() -> None:
+    """Run from the command line."""
+    options = parser(
+        "rerank",
+        __doc__,
+        "--run runs/clipart9.parquet --prepared prepared/clipart9 --embeddings vectors --towers towers"
+        " --calibration calibrations --reranker reranker --output reranked.parquet",
+    )
+    add_inputs(options)
+    options.add_argument("--reranker", required=True, type=Path, help="what `fit_reranker` wrote")
+    options.add_argument("--output", required=True, type=Path, help="Parquet file to write")
+    run(options, rerank)
