@@ -160,3 +160,16 @@ def test_a_direction_must_name_modalities(project):
     row["loss"]["directions"] = {"image>video": 1}
     with pytest.raises(ValueError, match="image>video"):
         parse(Recipe, row, "x")
+
+
+def test_a_second_stage_needs_a_first_and_a_benchmark_of_its_own(root):
+    some = experiment("pretrained", calibrations=["none", "center_zscore", "rerank"])
+    check(changed(root, experiments=some, reranker="clipart9_validation"))
+    with pytest.raises(UserError, match="needs a benchmark that trains it; add `reranker: clipart9_validation`"):
+        check(changed(root, experiments=some))
+    with pytest.raises(UserError, match="clipart9 would train the re-ranker and measure it"):
+        check(changed(root, experiments=some, reranker="clipart9"))
+    with pytest.raises(UserError, match="ranks again what center_zscore finds; add center_zscore"):
+        check(changed(root, experiments=experiment("pretrained", calibrations=["none", "rerank"])))
+    with pytest.raises(UserError, match="benchmark 'clipart9_validatio'"):
+        changed(root, experiments=some, reranker="clipart9_validatio")

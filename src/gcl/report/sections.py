@@ -18,6 +18,7 @@ from gcl.score.statistics import Result, averages, difference, of_seeds, pools_o
 
 HIDDEN_OPTIONS = ("tasks", "mixed", "annotations")  # say what is read, not how
 SHOWN_CALIBRATION = "center_zscore"  # beside none, in the summary
+SECOND_STAGE = "rerank"  # beside both, where there is one
 ABOUT_POOLS = """The global pool holds
 candidates of {all} modalities, a local pool those of one. """
 
@@ -39,7 +40,8 @@ def summary(
     """Write the short table: each recipe with and without calibration, its modality gap, and paired steps."""
     tasks = bench.tasks
     pools = pools_of(tasks)
-    columns = [(pool, mode) for pool in pools for mode in ("none", SHOWN_CALIBRATION)]
+    shown = shown_modes(config)
+    columns = [(pool, mode) for pool in pools for mode in shown]
     cells = []
     for result in results:
         modes = experiment_of(config, result.recipe).calibrations
@@ -55,14 +57,20 @@ def summary(
     about = ABOUT_POOLS.format(all="all three" if modalities == 3 else "both") if has_both and modalities > 1 else ""
     return f"""# {title}: {measure}, mean of {len(tasks)} tasks
 
-Percent; mean over seeds ± deviation over seeds [95 % bootstrap interval over {query_counts(bench)} queries per task{in_clusters(bench)}]. {about}{SHOWN_CALIBRATION} is a calibration of scores without training.
+Percent; mean over seeds ± deviation over seeds [95 % bootstrap interval over {query_counts(bench)} queries per task{in_clusters(bench)}]. {about}{SHOWN_CALIBRATION} is a calibration of scores without training{"; rerank ranks its first 50 again" if SECOND_STAGE in shown else ""}.
 
 {markdown(header, cells)}
 ## Steps
 
 Paired differences in percentage points, {pools[0]} pool: the same resampled queries on both sides.
 
-{markdown(["step", "difference", f"difference, {SHOWN_CALIBRATION}"], steps(results, bench, pools[0], config))}"""
+{markdown(["step", "difference", *(f"difference, {mode}" for mode in shown[1:])], steps(results, bench, pools[0], config))}"""
+
+
+def shown_modes(config: Config) -> tuple[str, ...]:
+    """Return the calibrations that the summary shows."""
+    is_reranked = any(SECOND_STAGE in experiment.calibrations for experiment in config.experiments)
+    return ("none", SHOWN_CALIBRATION, SECOND_STAGE) if is_reranked else ("none", SHOWN_CALIBRATION)
 
 
 def in_clusters(bench: PreparedBenchmark) -> str:
@@ -89,7 +97,7 @@ def steps(results: list[Result], bench: PreparedBenchmark, pool: str, config: Co
                     pair = by_recipe[after], by_recipe[before]
                     common = sorted(set(pair[0].seeds) & set(pair[1].seeds))
                     row = [f"{backbone} {before} → {after}"]
-                    for mode in ("none", SHOWN_CALIBRATION):
+                    for mode in shown_modes(config):
                         if any(mode not in experiment_of(config, name).calibrations for name in (before, after)):
                             row.append("–")
                             continue
