@@ -62,7 +62,8 @@ def test_features_are_those_of_a_loop(rng):
         if min(q["text"], c["text"]) >= 0:
             weight = {w: math.log(5 / (words.counts.get(w, 0) + 1)) for w in words_of(texts[q["text"]])}
             share = sum(v for w, v in weight.items() if w in words_of(texts[c["text"]])) / sum(weight.values())
-        expected += [share, *(float(k == kinds) for kinds in (sides[0].modalities[i], sides[1].modalities[i]) for k in range(3))]  # fmt: skip
+        kinds = [side.modalities[i] for side in sides]
+        expected += [share, *(float(kind == number) for kind in kinds for number in range(3))]
         np.testing.assert_allclose(found[i], expected, atol=1e-5)
 
 

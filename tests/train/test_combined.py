@@ -76,6 +76,8 @@ class Literal:
 
     def vector(self, modality, x):
         shared, other = self.shared(modality, x), self.expanded(modality, x)
+        if modality == "image":
+            shared = length_one((1 - self.how.textual) * shared + self.how.textual * other)
         parts = [shared]
         if self.how.expand:
             parts += [self.how.expand * (other if modality == "image" else shared)]
@@ -95,10 +97,12 @@ HOWS = [
     Combine(private=0.7),
     Combine(expand=0.5, neighbours=4, sharpness=5),
     Combine(private=2, expand=0.7, neighbours=30),
+    Combine(textual=1, neighbours=5),
+    Combine(textual=0.5, private=1, expand=0.5, neighbours=5),
 ]
 
 
-@pytest.mark.parametrize("how", HOWS, ids=["joint", "private", "expanded", "ramp"])
+@pytest.mark.parametrize("how", HOWS, ids=["joint", "private", "expanded", "ramp", "textual", "all"])
 def test_the_vector_is_the_formula_s_and_the_graph_s(model, tmp_path, how):
     data, keys, states = model
     state, literal = combine(data, keys, states, how), Literal(data, keys, states, how)

@@ -21,6 +21,7 @@ class Loss:
     denominator: str  # a rule of losses/denominators.py
     temperature: Positive | Literal["learned"]  # learned: the model's logit scale, clamped to at most 100
     mask_duplicates: bool = True  # equal images or texts in a batch are no negatives of each other
+    balanced: bool = False  # Sinkhorn's biases on the logits, see gcl.losses.ncl; for plain CL
     separation: Annotated[float, Field(ge=0)] = 0.0  # weight of AlignCLIP's intra-modality separation
 
 
@@ -46,6 +47,7 @@ class Combine:
 
     private: Annotated[float, Field(ge=0)] = 0.0  # weight of the towers' own features
     expand: Annotated[float, Field(ge=0)] = 0.0  # weight of what near training pairs have in the other modality
+    textual: Share = 0.0  # of near captions in an image's own vector; 1: it is represented by them alone
     neighbours: Count = 10  # training pairs that an item is expanded by
     sharpness: Positive = 20.0  # of their softmax, by cosine
     bank: Count = 10_000  # training pairs to look among, at most

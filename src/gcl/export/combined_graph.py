@@ -77,12 +77,17 @@ def combined_graph(state: Mapping[str, np.ndarray], modality: str, keys: Keys, h
         units.append(graph.unit(f"h{n}_output", f"unit{n}"))
     shared = graph.centered(graph.add("Concat", units, "joined", axis=1), state[f"{modality}.shared"], "shared")
     scale = (1 + 2 * how.expand**2 + how.private**2) ** -0.5
-    parts = [graph.scaled(shared, scale, "shared_part")]
     width = len(state[f"{modality}.shared"])
-    if how.expand or how.private:
+    other = shared
+    if how.expand or how.private or how.textual:
         private = graph.centered("x", state[f"{modality}.private"], "private")
+    if modality in OTHER and (how.expand or how.textual):
+        other = expansion(graph, state, modality, private, how)
+    if modality == "image" and how.textual:
+        mixed = [graph.scaled(shared, 1 - how.textual, "own_share"), graph.scaled(other, how.textual, "textual_share")]
+        shared = graph.unit(graph.add("Add", mixed, "mixed"), "textual_unit")
+    parts = [graph.scaled(shared, scale, "shared_part")]
     if how.expand:
-        other = expansion(graph, state, modality, private, how) if modality in OTHER else shared
         parts += [
             graph.scaled(other if modality == to else shared, how.expand * scale, f"as_{to}_part") for to in OTHER
         ]

@@ -11,7 +11,8 @@
 Training pulls image and text together and loses what tells images from images and texts from texts, which the private
 part brings back; the other two let an image be found by captions like those of images like it. Nearest is by private
 features; the mean weighs its neighbours by softmax(sharpness * cosine), and an item that is in the bank itself is no
-neighbour of its own. All parts times their weights, divided by the length, are a unit vector; an item of two towers'
+neighbour of its own. With `textual` an image's own `shared` is mixed with what it has as a text, or replaced by it
+(Vision-Free Retrieval, arXiv 2509.19203, with retrieved captions). All parts times their weights, divided by the length, are a unit vector; an item of two towers'
 image and text is their sum. With `width` it is projected on principal directions and made unit again.
 """
 
@@ -58,7 +59,7 @@ def combine(data: Features, keys: Mapping[str, Keys], states: Sequence[State], h
     for modality, x in features.items():
         state[f"{modality}.shared"] = shared_outputs(keys[modality], states, x).mean(0)
         state[f"{modality}.private"] = x.mean(0)
-    if how.expand:
+    if how.expand or how.textual:
         count = len(features["image"])
         rows = torch.linspace(0, count - 1, min(how.bank, count)).round().long()
         for modality, other in OTHER.items():
@@ -124,9 +125,13 @@ def expansion(state: Mapping[str, Tensor], modality: str, private: Tensor, how: 
 def joined_parts(keys: Keys, state: Mapping[str, Tensor], modality: str, features: Tensor, how: Combine) -> Tensor:
     """Return the (B, D) unit vectors before any projection."""
     shared, private = shared_part(keys, state, modality, features), private_part(state, modality, features)
+    other = shared
+    if modality in OTHER and (how.expand or how.textual):
+        other = expansion(state, modality, private, how)
+    if modality == "image" and how.textual:
+        shared = normalize((1 - how.textual) * shared + how.textual * other, dim=1)
     parts = [shared]
     if how.expand:
-        other = expansion(state, modality, private, how) if modality in OTHER else shared
         parts += [how.expand * (other if modality == to else shared) for to in OTHER]
     if how.private:
         parts.append(how.private * pad(private, private_place(state, modality)))

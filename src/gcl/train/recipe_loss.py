@@ -10,6 +10,9 @@ from torch.nn.functional import normalize
 from gcl.common.errors import UserError
 from gcl.config.recipes import Loss
 from gcl.losses.gcl import gcl_loss, separation_loss
+from gcl.losses.ncl import ncl_loss
+
+CL = {"image>text": 1, "text>image": 1}
 
 
 class UnitVectors(NamedTuple):
@@ -67,9 +70,15 @@ def recipe_loss(
         rows: R samples.
     """
     vectors, mix = units
-    total = gcl_loss(
-        vectors, loss.directions, loss.denominator, temperature, masked if loss.mask_duplicates else None, rows, mix
-    )
+    masked = masked if loss.mask_duplicates else None
+    if loss.balanced:
+        if loss.directions != CL or loss.denominator != "target_only":
+            raise UserError(
+                "loss.balanced is for image>text and text>image with target_only; leave it out, or use those"
+            )
+        total = ncl_loss(vectors[0], vectors[1], temperature, masked, rows)
+    else:
+        total = gcl_loss(vectors, loss.directions, loss.denominator, temperature, masked, rows, mix)
     if loss.separation:
         if sentences is None:
             raise UserError("loss.separation needs features of the captions (--sentences)")
