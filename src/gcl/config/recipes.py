@@ -47,7 +47,9 @@ class Combine:
 
     private: Annotated[float, Field(ge=0)] = 0.0  # weight of the towers' own features
     expand: Annotated[float, Field(ge=0)] = 0.0  # weight of what near training pairs have in the other modality
-    textual: Share = 0.0  # of near captions in an image's own vector; 1: it is represented by them alone
+    textual: Annotated[float, Field(ge=0, le=1)] = (
+        0.0  # of near captions in an image's own vector; 1: it is represented by them alone
+    )
     neighbours: Count = 10  # training pairs that an item is expanded by
     sharpness: Positive = 20.0  # of their softmax, by cosine
     bank: Count = 10_000  # training pairs to look among, at most
