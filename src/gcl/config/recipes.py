@@ -22,6 +22,7 @@ class Loss:
     temperature: Positive | Literal["learned"]  # learned: the model's logit scale, clamped to at most 100
     mask_duplicates: bool = True  # equal images or texts in a batch are no negatives of each other
     balanced: bool = False  # Sinkhorn's biases on the logits, see gcl.losses.ncl; for plain CL
+    widths: list[Count] = field(default_factory=list)  # beside the whole vector its first so many numbers, alike
     separation: Annotated[float, Field(ge=0)] = 0.0  # weight of AlignCLIP's intra-modality separation
 
 
@@ -70,6 +71,7 @@ class Recipe:
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     warmup: Share = 0.0  # of all steps
+    width: Count | None = None  # of a head's outputs, the first so many are kept in the end
     dropout: Share = 0.0  # between the two layers of a head
     flip: bool = True  # mirror half of the images
     full: Full = field(default_factory=Full)

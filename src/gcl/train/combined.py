@@ -12,8 +12,8 @@ Training pulls image and text together and loses what tells images from images a
 part brings back; the other two let an image be found by captions like those of images like it. Nearest is by private
 features; the mean weighs its neighbours by softmax(sharpness * cosine), and an item that is in the bank itself is no
 neighbour of its own. With `textual` an image's own `shared` is mixed with what it has as a text, or replaced by it
-(Vision-Free Retrieval, arXiv 2509.19203, with retrieved captions). All parts times their weights, divided by the length,
-are a unit vector; an item of two towers' image and text is their sum. With `width` it is projected on principal
+(Vision-Free Retrieval, arXiv 2509.19203, with retrieved captions). All parts times their weights, divided by the
+length, are a unit vector; an item of two towers' image and text is their sum. With `width` it is projected on principal
 directions and made unit again.
 """
 

@@ -120,11 +120,13 @@ def train_heads(
     """Train the heads of one seed; return their tensors and the curve.
 
     Raises:
-        UserError: fewer pairs than one batch, or a loss that is no longer finite.
+        UserError: fewer pairs than one batch, a width that a head has not, or a loss that is no longer finite.
     """
     per_epoch = len(data.image_ids) // recipe.batch_size
     if per_epoch == 0:
         raise UserError(f"{len(data.image_ids)} pairs don't fill one batch of {recipe.batch_size}; lower batch_size")
+    if odd := [w for w in (*recipe.loss.widths, recipe.width or 1) if w >= embedding]:
+        raise UserError(f"{name}: width {odd[0]}: expected less than the {embedding} outputs that a head has")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     data, by_modality = standardised(data, keys, embedding, recipe.dropout)
@@ -140,12 +142,17 @@ def train_heads(
     for _, batch in zip(progress(range(steps.total), name, "step"), stream, strict=False):
         steps.begin()
         same = duplicates(batch.image_ids, batch.text_ids)
-        unit = triplet({m: by_modality[m](x) for m, x in batch.features.items()}, fusion)
+        outputs = {m: by_modality[m](x) for m, x in batch.features.items()}
         sentences = data.sentences[batch.text_ids] if data.sentences is not None and recipe.loss.separation else None
-        loss = recipe_loss(unit, recipe.loss, temperature, same, sentences)
+        loss = torch.zeros(())
+        for width in (embedding, *recipe.loss.widths):  # Matryoshka representation learning, arXiv 2205.13147
+            unit = triplet({m: x[:, :width] for m, x in outputs.items()}, fusion)
+            loss = loss + recipe_loss(unit, recipe.loss, temperature, same, sentences)
+        loss = loss / (1 + len(recipe.loss.widths))
         loss.backward()
         steps.end(loss.item(), same.shape[1])
-    return {k: v for head in heads for k, v in head.folded().items()}, steps.curve
+    state = {k: v for head in heads for k, v in head.folded().items()}
+    return state | {head.keys.second: state[head.keys.second][: recipe.width] for head in heads}, steps.curve
 
 
 def parity_sample(

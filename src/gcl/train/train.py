@@ -108,6 +108,8 @@ def train_whole_seed(
 
     from gcl.models import family
 
+    if recipe.loss.widths or recipe.width:
+        raise UserError("width and loss.widths are for heads; whole models keep the width of their backbone")
     if family(backbone.family).as_it_is is not None:
         if recipe.epochs:
             raise UserError(f"{name} is used as it is (family {backbone.family}): choose a recipe that trains nothing")
