@@ -221,7 +221,7 @@ FIGURES: dict[str, Figure] = {
     "temperature": Figure(
         "Mean of the tasks in the global pool against the temperature of training, 30 epochs each.",
         lambda folder, shown: temperatures(folder, shown.points, shown.measure),
-        lambda shown: bool(shown.points),
+        lambda shown: any(len(by_temperature) > 1 for by_temperature in shown.points.values()),
     ),
     "projection": Figure(
         "Candidates of all modalities on their first two principal components, and the distance of the image and text centroids.",
