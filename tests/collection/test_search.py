@@ -12,7 +12,7 @@ import pytest
 
 from gcl.collection.embedder import Embedder, Term
 from gcl.collection.index import index
-from gcl.collection.search import search_index, term_of
+from gcl.collection.search import search_each, search_index, term_of
 from gcl.collection.store import SHOWN, About, Index, open_index
 from gcl.collection.vectors import vectors
 from gcl.common.arrays import MODALITIES, unit
@@ -184,3 +184,17 @@ def test_a_large_index_is_searched_exactly(rng):
     scores = query.scores(found.vectors, found.modalities)[0]
     best = np.argsort(-scores, kind="stable")[:20]
     assert [hit.row for hit in search_index(found, query, 20)] == best.tolist()
+
+
+def test_each_part_by_itself_finds_what_nothing_beats_in_all(opened):
+    _things, found, embedder = opened
+    queries = [embedder.query([Term(1.0, text=text)]) for text in ("number 4", "word word")]
+    scores = np.stack([q.scores(np.asarray(found.vectors[:]), found.modalities)[0] for q in queries], 1)
+    best = [
+        row for row, own in enumerate(scores) if not ((scores >= own).all(1) & (scores > own).any(1)).any()
+    ]  # no other is as good in both and better in one
+    hits = search_each(found, queries, 100, None, None)
+    assert sorted(hit.row for hit in hits) == best
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert set(scores.argmax(0).tolist()) <= {hit.row for hit in hits}  # the best for either part alone
+    assert search_each(found, queries, 1, ["image"], None)[0].modality == "image"

@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from gcl.common.arrays import MODALITIES
 from gcl.common.devices import has_cuda
 from gcl.data.items import write_benchmark
 from gcl.infer.store import read_array, rows_of
+from gcl.retrieve.biases import BIASES, biases, equal_weights, write_bank
+from gcl.retrieve.calibration import fit, write_calibration
 from gcl.retrieve.exact import NO_ROW, from_keys, kept, members_of, merged, to_keys, top_k
 from gcl.retrieve.item_vectors import numbered
 from gcl.retrieve.retrieve import retrieve
@@ -230,3 +233,25 @@ def test_a_depth_that_ranks_can_not_hold_is_refused(ready, depth):
     with pytest.raises(ValueError, match=f"--depth {depth}: expected 1 to 32767"):
         retrieve(prepared, [embeddings], None, onnx, None, ["none"], depth, "cpu", None, output)
     assert not output.exists()
+
+
+def test_a_bias_is_taken_off_the_cosine(ready, rng):
+    prepared, embeddings, onnx, output = ready
+    stats = output.with_name("stats")
+    stats.mkdir()
+    write_calibration(stats / "seed0.json", fit(unit_rows(rng, 9, 4), unit_rows(rng, 9, 4), "sum_raw"))
+    bank = {m: unit_rows(rng, 40, 4) for m in MODALITIES}
+    write_bank(stats / "seed0.npz", bank)
+    retrieve(prepared, [embeddings], None, onnx, stats, ["none", *BIASES], 100, "cpu", None, output)
+    rows = pq.read_table(output).to_pylist()
+    plain = {(r["pool"], r["query_id"], r["candidate_id"]): r["score"] for r in rows if r["calibration"] == "none"}
+    for mode in ("nnn", "inverted_softmax"):
+        found = {(r["pool"], r["query_id"], r["candidate_id"]): r["score"] for r in rows if r["calibration"] == mode}
+        assert found.keys() == plain.keys()
+        off = {}
+        for key, score in plain.items():  # what is taken off is the candidate's own, whoever asks
+            off.setdefault(key[2], []).append(score - found[key])
+        assert all(max(values) - min(values) < 1e-5 for values in off.values())
+        image = np.load(embeddings / "seed0/image.npy")[:1]
+        expected = biases(mode, image, bank, equal_weights(bank))[0, 1]  # text queries
+        assert off["i0"][0] == pytest.approx(expected, abs=1e-5)

@@ -19,7 +19,8 @@ from gcl.collection.store import About, Index, open_index, open_table
 from gcl.common.arrays import MODALITIES, Floats
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
-from gcl.retrieve.exact import Pool, Query
+from gcl.retrieve.exact import BLOCK, Pool, Query
+from gcl.retrieve.pareto import pareto_set, parts_of
 from gcl.retrieve.search import best_rows
 
 WEIGHT = re.compile(r"(\d+(?:\.\d+)?):(.+)", re.DOTALL)
@@ -81,6 +82,31 @@ def search_index(
     found = places[0] if rows is None else rows[places[0]]
     pairs = zip(scores[0].tolist(), found.tolist(), strict=True)
     return hits_of(index, [(score, row) for score, row in pairs if min_score is None or score >= min_score])
+
+
+def search_each(
+    index: Index, queries: list[Query], k: int, modalities: list[str] | None, min_score: float | None
+) -> list[Hit]:
+    """Return at most k items that no other beats in all of several queries; the score is the mean over the queries.
+
+    Raises:
+        UserError: k below 1.
+    """
+    if k < 1:
+        raise UserError(f"-k is {k}, expected 1 or more")
+    rows = np.flatnonzero(np.isin(index.modalities, [MODALITIES.index(m) for m in modalities or MODALITIES]))
+    if not len(rows):
+        return []
+    blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+    scores = np.concatenate(
+        [
+            np.stack([q.scores(np.asarray(index.vectors[some]), index.modalities[some])[0] for q in queries], 1)
+            for some in blocks
+        ]
+    )
+    means = scores.mean(1)
+    pairs = [(float(means[row]), int(rows[row])) for row in pareto_set(scores).tolist()]
+    return hits_of(index, [(score, row) for score, row in pairs if min_score is None or score >= min_score][:k])
 
 
 def approximate(index: Index, query: Query, k: int, modalities: list[str] | None, min_score: float | None) -> list[Hit]:
@@ -147,13 +173,14 @@ def shown(hit: Hit) -> str:
 
 def search(
     folder: Path, texts: list[str], images: list[str], minus: list[str], modalities: list[str] | None, k: int,
-    min_score: float | None, form: str | None, is_approximate: bool, model: Path | None, device: str,
+    min_score: float | None, form: str | None, is_approximate: bool, is_each: bool, model: Path | None, device: str,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Search an index and print what is found.
 
     Raises:
         UserError: an empty query, no such index, or another model's.
     """
+    texts = [part for text in texts for part in parts_of(text)] if is_each else texts
     terms = [term_of(value, False) for value in texts] + [term_of(value, True) for value in images]
     terms += [term_of(value, sign=-1.0) for value in minus]
     if not terms:
@@ -163,8 +190,13 @@ def search(
         raise UserError(
             "--min-score is a z-score, and this index's model has no calibration; `gcl bundle --calibration` adds it"
         )
-    query = open_embedder(index, model, device, graphs_of(terms)).query(terms)
-    hits = (approximate if is_approximate else search_index)(index, query, k, modalities, min_score)
+    if is_each and (minus or is_approximate):
+        raise UserError("--each looks for every part exactly: it goes with neither --minus nor --approximate")
+    embedder = open_embedder(index, model, device, graphs_of(terms))
+    if is_each:
+        hits = search_each(index, [embedder.query([term]) for term in terms], k, modalities, min_score)
+    else:
+        hits = (approximate if is_approximate else search_index)(index, embedder.query(terms), k, modalities, min_score)
     if form == "json":
         print(json.dumps([hit._asdict() for hit in hits], indent=1, ensure_ascii=False))
     elif form == "paths":
@@ -197,6 +229,10 @@ def main() -> None:
     options.add_argument(
         "--approximate", dest="is_approximate", action="store_true", help="by LanceDB's index, not exactly"
     )
+    options.add_argument(
+        "--each", dest="is_each", action="store_true",
+        help="every picture, and every part of a text between commas or `and`, by itself: what nothing beats in all",
+    )  # fmt: skip
     options.add_argument("--model", type=Path, help="where the model is now, if not where it was")
     options.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"], help="of the model (cpu)")
     run(options, search)

@@ -61,7 +61,7 @@ def matched_pairs(outputs: Outputs, pairs: Path) -> Matched:
     return Matched(outputs.image[prepared.image_rows], outputs.text[full], fused)
 
 
-def calibrate(embeddings: Path, prepared: Path, onnx: Path, bank: int, output: Path) -> None:
+def calibrate(embeddings: Path, prepared: Path, onnx: Path, output: Path, bank: int = 0) -> None:
     """Fit each seed of the model.
 
     Raises:
