@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import subprocess
@@ -75,3 +76,25 @@ def test_every_test_that_the_docs_name_exists(root):
         text = "\n".join(files.values())
         assert name in files or re.search(rf"def {name.replace('*', '.*')}\(", text), name
     assert len(named) > 20
+
+
+def test_the_tables_of_ramp_are_what_was_written(root):
+    text = (root / "docs/ramp.md").read_text()
+    for mark, file in (("losses", "losses_tried"), ("combined", "combined")):
+        (found,) = json.loads(committed(root, f"results/benchmarks/{file}.json"))["tables"]
+        section = text.partition(f"<!-- {mark} -->")[2].partition("<!-- end -->")[0]
+        assert rows(section)[0] == found["columns"]
+        assert rows(section)[2:] == found["rows"]
+    written = rows(committed(root, "results/emoji/tables/summary.md"))
+    for _, *values in rows(text.partition("<!-- steps -->")[2].partition("<!-- end -->")[0])[2:]:
+        assert all(any(value in row for row in written) for value in values)
+
+
+def test_the_ladder_is_drawn_from_the_tables(root):
+    found = {}
+    for benchmark in ("clipart9", "emoji9"):
+        for row in csv.DictReader(committed(root, f"results/emoji/tables/{benchmark}.csv").splitlines()):
+            found.setdefault(benchmark, set()).add(row["mean"])
+    shown = list(csv.DictReader((root / "docs/ladder.csv").read_text().splitlines()))
+    assert len(shown) == 40
+    assert all(any(float(row["mean"]) == float(mean) for mean in found[row["benchmark"]]) for row in shown)
