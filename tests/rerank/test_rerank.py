@@ -31,7 +31,7 @@ def test_features_are_those_of_a_loop(rng):
     means = {"image": rng.normal(size=4).astype(np.float32), "text": rng.normal(size=4).astype(np.float32)}
     texts = ["a red car", "Red car.", "the sea", "a boat at sea", "car", "two words"]
     words = count_words(texts[:4])
-    evidence = Evidence(outputs, stats, towers, means, words, [words_of(text) for text in texts])
+    evidence = Evidence(outputs, stats, towers, means, words, pa.chunked_array([texts]))
     n = 40
     sides = []
     for _ in range(2):

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from gcl.common.arrays import MODALITIES, Floats, Ints, unit
 from gcl.infer.store import Outputs, rows_of
@@ -71,14 +72,14 @@ def items_of(distinct: Distinct, rows: Ints) -> Items:
 
 
 class Evidence(NamedTuple):
-    """What features are made of: outputs for a benchmark's images and texts, their means, and the texts' words."""
+    """What features are made of: outputs for a benchmark's images and texts, their means, and its texts."""
 
     outputs: Outputs
     stats: Calibration
     towers: Outputs | None
     tower_means: Means
     words: Words
-    word_sets: list[frozenset[str]]  # of each text
+    texts: pa.ChunkedArray  # of the benchmark, row by row
 
 
 def cosines(one: Floats, other: Floats) -> Floats:
@@ -144,9 +145,10 @@ def pair_features(queries: Items, candidates: Items, scores: Floats, evidence: E
 
 def words_in_common(queries: Ints, candidates: Ints, evidence: Evidence) -> Floats:
     """Return (n,) shares of words, 0 where either has no text."""
-    sets = evidence.word_sets
-    found = [
-        evidence.words.shared(sets[q], sets[c]) if q != NOTHING and c != NOTHING else 0.0
-        for q, c in zip(queries.tolist(), candidates.tolist(), strict=True)
-    ]
-    return np.array(found, np.float32)
+    rows = np.flatnonzero((queries != NOTHING) & (candidates != NOTHING))
+    used, places = np.unique(np.stack([queries[rows], candidates[rows]]), return_inverse=True)
+    sets = [words_of(text) for text in evidence.texts.take(pa.array(used, pa.int64())).to_pylist()]
+    found = np.zeros(len(queries), np.float32)
+    for row, (query, candidate) in zip(rows, places.reshape(2, -1).T, strict=True):
+        found[row] = evidence.words.shared(sets[query], sets[candidate])
+    return found

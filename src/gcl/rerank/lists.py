@@ -17,7 +17,7 @@ from gcl.data.items import Task
 from gcl.data.prepared import PreparedBenchmark
 from gcl.data.records import read_parquet
 from gcl.infer.store import Outputs, read_outputs
-from gcl.rerank.features import Evidence, Means, Words, items_of, pair_features, words_of
+from gcl.rerank.features import Evidence, Means, Words, items_of, pair_features
 from gcl.retrieve.calibration import read_calibration
 from gcl.retrieve.item_vectors import Distinct, distinct_items
 from gcl.retrieve.run_file import Ranking, rankings
@@ -55,8 +55,8 @@ def evidence_of(inputs: Inputs, seed: str, tower_means: Means, words: Words) -> 
     """Read what features of a benchmark are made of."""
     outputs, stats = inputs.of_seed(seed)
     towers = read_outputs(inputs.towers, inputs.shared) if inputs.towers else None
-    texts = read_parquet(inputs.prepared / "texts.parquet")["text"].to_pylist()
-    return Evidence(outputs, read_calibration(stats), towers, tower_means, words, [words_of(text) for text in texts])
+    texts = read_parquet(inputs.prepared / "texts.parquet")["text"]
+    return Evidence(outputs, read_calibration(stats), towers, tower_means, words, texts)
 
 
 class Lists:
