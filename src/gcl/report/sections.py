@@ -59,12 +59,25 @@ def summary(
 
 Percent; mean over seeds ± deviation over seeds [95 % bootstrap interval over {query_counts(bench)} queries per task{in_clusters(bench)}]. {about}{SHOWN_CALIBRATION} is a calibration of scores without training{"; rerank ranks its first 50 again" if SECOND_STAGE in shown else ""}.
 
+{highest(cells, columns)}
+
 {markdown(header, cells)}
 ## Steps
 
 Paired differences in percentage points, {pools[0]} pool: the same resampled queries on both sides.
 
 {markdown(["step", "difference", *(f"difference, {mode}" for mode in shown[1:])], steps(results, bench, pools[0], config))}"""
+
+
+def highest(cells: list[list[str]], columns: list[tuple[str, str]]) -> str:
+    """Say which recipe leads each pool, by the means alone."""
+    lines = []
+    for pool in dict.fromkeys(pool for pool, _ in columns):
+        places = [(row, column) for row in cells for column, (p, _) in enumerate(columns, 1) if p == pool]
+        row, column = max(places, key=lambda place: float(place[0][place[1]].split()[0].replace("–", "-inf")))
+        mode = columns[column - 1][1]
+        lines.append(f"{pool} pool, **{row[0]}**{'' if mode == 'none' else f' with {mode}'}: {row[column]}")
+    return f"Highest: {'; '.join(lines)}."
 
 
 def shown_modes(config: Config) -> tuple[str, ...]:
