@@ -32,7 +32,7 @@ LOCK = locked(Path(f"{R}/.snakemake.lock"), wait=False)
 GPU = int(resolve(CONFIG.device) == "cuda")  # GPUs of a job that embeds or trains
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     os.environ["GCL_CONDA"] = "1"  # every job checks that it runs in its environment
-BANK = 2048  # training pairs that biases of candidates compare with
+BANK = 1024  # training pairs that biases of candidates compare with
 RECIPES = [recipe for experiment in CONFIG.experiments for recipe in experiment.recipes]
 
 

@@ -15,7 +15,7 @@ A bias becomes four more numbers of a vector, so that the exact search stays as 
 [q, 1 at their modality, 0] / sqrt 2.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,9 @@ Bank = Mapping[str, Floats]  # modality -> (N, D) unit vectors of training queri
 
 NEAREST = 32  # of nnn
 SHARPNESS = 50.0  # of inverted_softmax and sinkhorn
-ROUNDS = 200  # of sinkhorn, at most
-STILL = 0.005  # relative change of a weight from which it is done
+ROUNDS = 30  # of sinkhorn, at most
+STILL = 0.01  # relative change of a weight from which it is done
+HELD = 1 << 24  # numbers of a small pool's kernels, which are then made once
 FACTOR = 8**0.5  # a score over the product of a query's and a candidate's vectors
 PIECE = 1024  # candidates that are compared with a bank at a time
 
@@ -61,27 +62,34 @@ def equal_weights(bank: Bank) -> dict[str, Doubles]:
     return {m: np.full(len(rows), 1 / len(rows)) for m, rows in bank.items()}
 
 
-def sinkhorn_weights(bank: Bank, blocks: Callable[[], Iterable[Floats]]) -> dict[str, Doubles]:
+def sinkhorn_weights(bank: Bank, size: int, blocks: Callable[[], Iterable[Floats]]) -> dict[str, Doubles]:
     """Return by modality the (N,) weights with which a bank's queries find a pool's candidates alike.
 
     Args:
         bank: training queries by modality.
-        blocks: yields the pool's unit vectors, a block of (B, D) after the other; read once a round.
+        size: of the pool.
+        blocks: yields the pool's unit vectors, a block of (B, D) after the other; a large pool is read once a round.
 
     Source: Sinkhorn and Knopp 1967; arXiv 2212.11790.
     """
     weights = equal_weights(bank)
+    held = list(kernels(bank, blocks())) if size * sum(map(len, bank.values())) <= HELD else None
     for _ in range(ROUNDS):
         sums = {m: np.zeros(len(rows)) for m, rows in bank.items()}
-        for block in blocks():
-            for start in range(0, len(block), PIECE):
-                for m, rows in bank.items():
-                    kernel = np.exp(SHARPNESS * (similarities(rows, block[start : start + PIECE]) - 1))
-                    sums[m] += kernel @ (1 / (weights[m] @ kernel))
+        for modality, kernel in held or kernels(bank, blocks()):
+            sums[modality] += kernel @ (1 / (weights[modality] @ kernel))
         before, weights = weights, {m: (1 / own) / (1 / own).sum() for m, own in sums.items()}
         if all(np.abs(weights[m] / before[m] - 1).max() < STILL for m in weights):
             break
     return weights
+
+
+def kernels(bank: Bank, blocks: Iterable[Floats]) -> Iterator[tuple[str, Doubles]]:
+    """Yield modality and (N, B) exponentials of similarities, below 1, of pieces of a pool."""
+    for block in blocks:
+        for start in range(0, len(block), PIECE):
+            for modality, rows in bank.items():
+                yield modality, np.exp(SHARPNESS * (similarities(rows, block[start : start + PIECE]) - 1))
 
 
 def similarities(bank: Floats, candidates: Floats) -> Doubles:
@@ -136,7 +144,7 @@ def read_bank(path: Path, modes: Iterable[str]) -> Bank | None:
     if not bank_path(path).exists():
         raise UserError(
             f"calibration {', '.join(needed)} compares with training queries, and {bank_path(path)} does not exist; "
-            f"run `gcl calibrate --bank 2048`"
+            f"run `gcl calibrate --bank 1024`"
         )
     with made_by("calibrate", bank_path(path)), np.load(bank_path(path)) as file:
         return {m: file[m] for m in MODALITIES}

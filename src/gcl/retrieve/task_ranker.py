@@ -63,7 +63,9 @@ class Ranker:
         bank, weights = self.bank, biases.equal_weights(self.bank)
         if mode == "sinkhorn":
             starts = range(0, plain.size, KEPT)
-            weights = biases.sinkhorn_weights(bank, lambda: (plain.vectors(slice(s, s + KEPT)) for s in starts))
+            weights = biases.sinkhorn_weights(
+                bank, plain.size, lambda: (plain.vectors(slice(s, s + KEPT)) for s in starts)
+            )
 
         def biased(rows: slice | Ints) -> Floats:
             vectors = plain.vectors(rows)
