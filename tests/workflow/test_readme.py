@@ -29,7 +29,7 @@ def test_the_combinations_in_the_readme_are_in_their_tables(root):
     found = [{row[0]: row for row in rows(part)} for part in parts]
     section = (root / "README.md").read_text().partition("<!-- combined -->")[2].partition("<!-- end -->")[0]
     for name, *values in rows(section)[2:]:
-        assert values == [part[name.strip("`")][column] for part in found for column in (2, 4)]
+        assert values == [part[name.strip("`")][column] for part in found for column in (2, 3)]
 
 
 def test_every_number_of_points_in_the_readme_is_in_the_tables(root):
