@@ -34,7 +34,8 @@ def test_the_combinations_in_the_readme_are_in_their_tables(root):
 
 def test_every_number_of_points_in_the_readme_is_in_the_tables(root):
     text = (root / "README.md").read_text()
-    summary = committed(root, "results/tables/summary.md") + committed(root, "results/emoji/tables/summary.md")
+    files = ("results/tables/summary.md", "results/emoji/tables/summary.md", "results/emoji/tables/controls.md")
+    summary = "".join(committed(root, file) for file in files)
     quoted = re.findall(r"(?<![\w.])(-?\d+\.\d) (?:points|%)", text)
     assert quoted
     assert all(re.search(rf"(?<![\d.]){re.escape(n)} [±\[]", summary) for n in quoted), quoted
@@ -98,3 +99,20 @@ def test_the_ladder_is_drawn_from_the_tables(root):
     shown = list(csv.DictReader((root / "docs/ladder.csv").read_text().splitlines()))
     assert len(shown) == 40
     assert all(any(float(row["mean"]) == float(mean) for mean in found[row["benchmark"]]) for row in shown)
+
+
+def test_the_tables_of_the_neighbours_are_what_was_written(root):
+    def means(folder):
+        found = set()
+        for benchmark in ("clipart9", "emoji9"):
+            lines = committed(root, f"results/{folder}/tables/{benchmark}.csv").splitlines()
+            for row in csv.DictReader(lines):
+                low, high = (f"{float(row[key] or 'nan'):.1f}" for key in ("ci_low", "ci_high"))
+                found.add(f"{float(row['mean']):.1f} [{low}, {high}]")
+        return found
+
+    text = (root / "docs/neighbours.md").read_text()
+    for mark, folder in (("neighbours", "neighbours"), ("calibrations", "emoji")):
+        shown = rows(text.partition(f"<!-- {mark} -->")[2].partition("<!-- end -->")[0])
+        assert len(shown) > 8
+        assert {cell for row in shown[2:] for cell in row[1:]} - {"–"} <= means(folder)
