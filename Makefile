@@ -11,6 +11,8 @@ CORES ?= all
 .PHONY: run test setup check lock restore repro bench bench-gpu clean
 
 run: setup
+	snakemake --cores $(CORES) results/done/clip_lite
+	@gcl glance
 	snakemake --cores $(CORES)
 	@gcl report --compare
 	@echo "tables: results/tables/summary.md   page: results/report.html"

@@ -1,0 +1,66 @@
+"""Print the means of what is scored so far, while the rest of a run goes on.
+
+In:  scores.csv of every backbone, recipe and benchmark that is there below a folder of results.
+Out: on the terminal a table for each benchmark: mean over tasks and seeds of its headline measure, in percent.
+"""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+from gcl.common.command import parser, run
+from gcl.common.errors import UserError
+from gcl.common.markup import markdown
+from gcl.common.rows import load_yaml
+from gcl.config.project import load
+
+Means = dict[tuple[str, str], dict[str, list[float]]]  # (backbone, recipe) -> column -> values of tasks and seeds
+
+
+def read_means(folder: Path, benchmark: str, measure: str) -> Means:
+    """Gather the values of one benchmark."""
+    found: Means = defaultdict(lambda: defaultdict(list))
+    for path in sorted(folder.glob(f"*/*/{benchmark}/scores.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row["measure"] == measure:
+                    column = row["pool"] if row["calibration"] == "none" else f"{row['pool']}, {row['calibration']}"
+                    found[row["backbone"], row["recipe"]][column].append(100 * float(row["value"]))
+    return found
+
+
+def glance_table(found: Means) -> str:
+    """Return the means as a table, what some recipes lack as a dash."""
+    columns = list(dict.fromkeys(column for values in found.values() for column in values))
+    rows = [
+        [" ".join(name), *(f"{sum(v) / len(v):.1f}" if (v := values.get(c)) else "–" for c in columns)]
+        for name, values in found.items()
+    ]
+    return markdown(["recipe", *columns], rows)
+
+
+def glance(results: Path) -> None:
+    """Print a table for each benchmark with scores.
+
+    Raises:
+        UserError: nothing is scored yet.
+    """
+    rows, shown = load(load_yaml(Path("config/config.yaml"))).benchmarks, False
+    for name in sorted({path.name for path in (results / "scores").glob("*/*/*")} & rows.keys()):
+        if found := read_means(results / "scores", name, rows[name].headline):
+            print(f"{rows[name].title}: {rows[name].headline}, mean over tasks and seeds, in percent, so far\n")
+            print(glance_table(found))
+            shown = True
+    if not shown:
+        raise UserError(f"{results}/scores holds no scores yet; run `snakemake --cores all`")
+
+
+def main() -> None:
+    """Run from the command line."""
+    options = parser("glance", __doc__, "--results results")
+    options.add_argument("--results", type=Path, default=Path("results"), help="folder of results (results)")
+    run(options, glance)
+
+
+if __name__ == "__main__":
+    main()
