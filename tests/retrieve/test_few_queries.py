@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcl.common.errors import UserError
-from gcl.retrieve import few_queries
 from gcl.retrieve.exact import Pool, Query, best_of_pool
-from gcl.retrieve.few_queries import bound, search_few
+from gcl.retrieve.search import bound, search_few
 from support.arrays import unit_rows
 
 
@@ -35,7 +34,7 @@ def test_the_best_are_those_of_the_slow_search(seed, n, size, k, kind):
     query = Query(unit_rows(rng, n, 16), *scales)
     pool = pool_of(candidates, modalities)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(few_queries, "BLOCK", 64)
+        patch.setattr("gcl.retrieve.search.BLOCK", 64)
         scores, rows = search_few(query, pool, k)
     expected = best_of_pool([query], pool, k)
     np.testing.assert_array_equal(rows, expected[1])

@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from gcl.collection.embedder import CALIBRATED, Embedder, Term, model_hash
+from gcl.collection.pareto import pareto_set, parts_of
 from gcl.collection.store import About, Index, open_index, open_table
 from gcl.common.arrays import MODALITIES, Floats
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
 from gcl.retrieve.exact import BLOCK, Pool, Query
-from gcl.retrieve.pareto import pareto_set, parts_of
 from gcl.retrieve.search import best_rows
 
 WEIGHT = re.compile(r"(\d+(?:\.\d+)?):(.+)", re.DOTALL)

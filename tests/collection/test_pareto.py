@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcl.retrieve.pareto import pareto_set, parts_of
+from gcl.collection.pareto import pareto_set, parts_of
 
 
 @settings(max_examples=200, deadline=None)
