@@ -76,6 +76,7 @@ def head_nodes(
     inputs = ["x", f"{prefix}first", *([f"{prefix}bias"] if bias is not None else [])]
     weights = {f"{prefix}first": first, f"{prefix}second": second}
     weights |= {} if bias is None else {f"{prefix}bias": bias}
+    weights = {name: np.asarray(value, np.float32) for name, value in weights.items()}
     nodes = [
         helper.make_node("Gemm", inputs, [f"{prefix}hidden"], f"{prefix}head_first", transB=1),
         helper.make_node("Gelu", [f"{prefix}hidden"], [f"{prefix}active"], f"{prefix}head_gelu", approximate="none"),
