@@ -109,6 +109,8 @@ def test_vectors_of_other_pairs_are_refused(exported, pairs, tmp_path):
         calibrate(tmp_path / "vectors", pairs, data / "onnx", tmp_path / "calibrations")
     with pytest.raises(UserError, match=r"holds neither image\.npy nor folders of seeds"):
         calibrate(pairs, pairs, data / "onnx", tmp_path / "calibrations")
+    with pytest.raises(ValueError, match="--bank -3: expected 0 for none"):
+        calibrate(tmp_path / "vectors", pairs, data / "onnx", tmp_path / "calibrations", -3)
 
 
 def test_unit_vectors_come_out_of_native_graphs(exported, pairs, tmp_path):

@@ -24,3 +24,6 @@ def test_means_of_what_is_there(tmp_path, capsys, root, monkeypatch):
     assert "clipart9: Success@10" in shown
     assert "| clip_lite cl | 50.0 | – |" in shown
     assert "| clip_lite gcl | 50.0 | 50.0 |" in shown
+    (folder / "scores.csv").write_text("recipe,measure\ngcl,Success@10\n")
+    with pytest.raises(UserError, match=r"scores.csv has columns \['recipe', 'measure'\], expected \['backbone'"):
+        glance(tmp_path)

@@ -115,7 +115,7 @@ def stage(tmp_path, toy_benchmark, rng):
         100, "cpu", None, run,
     )  # fmt: skip
     inputs = (run, folders["prepared"], [folders["embeddings"]], [folders["towers"]], None, folders["stats"])
-    return inputs, folders["pairs"], tmp_path
+    return Inputs(*inputs), folders["pairs"], tmp_path
 
 
 def rows_by_mode(path):
@@ -129,8 +129,8 @@ def rows_by_mode(path):
 @pytest.mark.parametrize("k", [3, 100])
 def test_the_first_k_are_ranked_by_the_network_and_the_rest_keep_their_places(stage, k):
     inputs, pairs, folder = stage
-    fit_reranker(*inputs, pairs, k, folder / "reranker")
-    rerank(*inputs, folder / "reranker", folder / "out.parquet")
+    fit_reranker(inputs, pairs, k, folder / "reranker")
+    rerank(inputs, folder / "reranker", folder / "out.parquet")
     before, after = rows_by_mode(inputs[0]), rows_by_mode(folder / "out.parquet")
     assert {mode: after[mode] for mode in before} == before
     assert after[RERANK].keys() == before[FIRST_STAGE].keys()
@@ -150,7 +150,7 @@ def test_the_first_k_are_ranked_by_the_network_and_the_rest_keep_their_places(st
 def test_a_perfect_network_reaches_what_the_first_stage_found_within_k(stage):
     inputs, _, _ = stage
     bench = read_benchmark(inputs[1])
-    evidence = evidence_of(Inputs(*inputs), "seed0", {m: np.zeros(4, np.float32) for m in MODALITIES}, count_words([]))
+    evidence = evidence_of(inputs, "seed0", {m: np.zeros(4, np.float32) for m in MODALITIES}, count_words([]))
     for k in (1, 2, 4):
         for lists in Lists(bench, k).of_run(inputs[0], 0, evidence):
             (task,) = (t for t in bench.tasks if t.name == lists.ranking.task)
@@ -169,13 +169,13 @@ def test_equal_scores_keep_the_first_stage_s_order(stage):
     np.savez(folder / "flat/seed0/tower_means.npz", image=np.zeros(4, np.float32), text=np.zeros(4, np.float32))
     zeros = np.zeros((2, len(NAMES)), np.float32)
     head_graph(zeros, np.zeros(2, np.float32), np.zeros((1, 2), np.float32), folder / "flat/seed0/reranker.onnx")
-    rerank(*inputs, folder / "flat", folder / "out.parquet")
+    rerank(inputs, folder / "flat", folder / "out.parquet")
     after = rows_by_mode(folder / "out.parquet")
     for key, old in after[FIRST_STAGE].items():
         assert [r["candidate_id"] for r in after[RERANK][key]] == [r["candidate_id"] for r in old]
     (folder / "flat/seed0/reranker.json").write_text(json.dumps({"k": 5, "features": ["score"]}))
     with pytest.raises(UserError, match="takes the features score, expected score, image image"):
-        rerank(*inputs, folder / "flat", folder / "again.parquet")
+        rerank(inputs, folder / "flat", folder / "again.parquet")
 
 
 def test_a_run_without_the_first_stage_is_refused(stage):
@@ -188,4 +188,23 @@ def test_a_run_without_the_first_stage_is_refused(stage):
         for start, stop in zip(starts, [*starts[1:], len(first)], strict=True):
             writer.write_table(first.slice(start, stop - start))
     with pytest.raises(UserError, match="no ranking with calibration center_zscore by seed 0"):
-        fit_reranker(folder / "plain.parquet", *inputs[1:], pairs, 5, folder / "reranker")
+        fit_reranker(inputs._replace(run_file=folder / "plain.parquet"), pairs, 5, folder / "reranker")
+
+
+def test_what_is_broken_or_done_twice_is_refused(stage):
+    inputs, pairs, folder = stage
+    for k in (0, -1):
+        with pytest.raises(UserError, match=f"k is {k}, expected 1 or more candidates"):
+            fit_reranker(inputs, pairs, k, folder / "reranker")
+    fit_reranker(inputs, pairs, 100, folder / "reranker")
+    rerank(inputs, folder / "reranker", folder / "again.parquet")
+    with pytest.raises(UserError, match="is ranked again already; give the run that `retrieve` wrote"):
+        rerank(inputs._replace(run_file=folder / "again.parquet"), folder / "reranker", folder / "out.parquet")
+    (folder / "cut.parquet").write_bytes(inputs.run_file.read_bytes()[:500])
+    for name, said in (("cut.parquet", "Parquet"), ("nowhere.parquet", "does not exist")):
+        with pytest.raises(UserError, match=rf"{name}.*{said}.*`retrieve`"):
+            rerank(inputs._replace(run_file=folder / name), folder / "reranker", folder / "out.parquet")
+    (folder / "reranker/seed0/tower_means.npz").unlink()
+    with pytest.raises(UserError, match="tower_means.npz.*`fit_reranker`"):
+        rerank(inputs, folder / "reranker", folder / "out.parquet")
+    assert not (folder / "out.parquet").exists()

@@ -161,7 +161,7 @@ rule fit_reranker:
     input:
         unpack(lambda w: rerank_inputs(w.backbone, w.recipe, CONFIG.reranker)),
         pairs=f"{R}/prepared/{CONFIG.pairs}",
-        code=code("rerank.fit_reranker", "rerank.listwise"),
+        code=code("rerank.fit_reranker"),
     output:
         directory(f"{R}/rerankers/{{backbone}}/{{recipe}}"),
     log:

@@ -68,9 +68,9 @@ def combined_graph(state: Mapping[str, np.ndarray], modality: str, keys: Keys, h
         how: weights and sizes.
         path: file to write.
     """
-    graph = Graph()
+    graph, heads = Graph(), seeds_of(state)
     units: list[str] = []
-    for n, own in enumerate(seeds_of(state)):
+    for n, own in enumerate(heads):
         nodes, weights = head_nodes(own[keys.first], own[keys.bias] if keys.bias else None, own[keys.second], f"h{n}_")
         graph.nodes += nodes
         graph.weights |= weights
@@ -104,7 +104,7 @@ def combined_graph(state: Mapping[str, np.ndarray], modality: str, keys: Keys, h
         width = state["project"].shape[1]
     else:
         graph.add("Concat", parts, OUTPUT, axis=1)
-    save_graph(graph.nodes, seeds_of(state)[0][keys.first].shape[1], width, graph.weights, path)
+    save_graph(graph.nodes, heads[0][keys.first].shape[1], width, graph.weights, path)
 
 
 def expansion(graph: Graph, state: Mapping[str, np.ndarray], modality: str, private: str, how: Combine) -> str:

@@ -13,16 +13,24 @@ from gcl.common.errors import UserError
 from gcl.common.markup import markdown
 from gcl.common.rows import load_yaml
 from gcl.config.project import load
+from gcl.score.score import COLUMNS
 
 Means = dict[tuple[str, str], dict[str, list[float]]]  # (backbone, recipe) -> column -> values of tasks and seeds
 
 
 def read_means(folder: Path, benchmark: str, measure: str) -> Means:
-    """Gather the values of one benchmark."""
+    """Gather the values of one benchmark.
+
+    Raises:
+        UserError: a file with other columns.
+    """
     found: Means = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.glob(f"*/*/{benchmark}/scores.csv")):
         with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
+            table = csv.DictReader(file)
+            if tuple(table.fieldnames or ()) != COLUMNS:
+                raise UserError(f"{path} has columns {table.fieldnames}, expected {list(COLUMNS)}; run `score` again")
+            for row in table:
                 if row["measure"] == measure:
                     column = row["pool"] if row["calibration"] == "none" else f"{row['pool']}, {row['calibration']}"
                     found[row["backbone"], row["recipe"]][column].append(100 * float(row["value"]))

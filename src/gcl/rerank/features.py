@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -101,15 +101,14 @@ class Side(NamedTuple):
     """Outputs of a modality with what is taken off."""
 
     outputs: object
-    mean: Floats
+    mean: Any  # (F,)
     is_tower: bool
 
     def vectors(self, rows: Ints) -> Floats:
         """Return centered unit vectors, (rows, D); each distinct row is read once."""
         distinct, places = np.unique(rows, return_inverse=True)
         found = rows_of(self.outputs, distinct)
-        mean = np.asarray(self.mean, np.float32)
-        return (unit(found - mean) if self.is_tower else centered(found, mean.tolist()))[places]
+        return (unit(found - self.mean) if self.is_tower else centered(found, self.mean))[places]
 
 
 def pair_features(queries: Items, candidates: Items, scores: Floats, evidence: Evidence) -> Floats:
@@ -121,8 +120,8 @@ def pair_features(queries: Items, candidates: Items, scores: Floats, evidence: E
         scores: (n,) of the first stage.
         evidence: of the benchmark that both are of.
     """
-    image = Side(evidence.outputs.image, np.array(evidence.stats.image_mean, np.float32), False)
-    text = Side(evidence.outputs.text, np.array(evidence.stats.text_mean, np.float32), False)
+    image = Side(evidence.outputs.image, evidence.stats.image_mean, False)
+    text = Side(evidence.outputs.text, evidence.stats.text_mean, False)
     columns = [
         scores,
         between(queries.images, candidates.images, image, image),

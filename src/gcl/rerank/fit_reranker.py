@@ -16,23 +16,18 @@ from gcl.data.records import read_parquet
 from gcl.export.graphs import head_graph
 from gcl.infer.store import Outputs, read_outputs
 from gcl.rerank.features import NAMES, Evidence, Words, count_words
-from gcl.rerank.lists import FIRST_STAGE, Inputs, Lists, RankedLists, add_inputs, evidence_of, seeds_of
+from gcl.rerank.lists import FIRST_STAGE, Inputs, Lists, RankedLists, add_inputs, evidence_of, gathered, seeds_of
 
 
 def relevance_of(lists: RankedLists, bench: PreparedBenchmark) -> np.ndarray:
     """Return (n,) bool: which of the pairs are relevant."""
-    qrels, ids = bench.qrels[lists.ranking.task], bench.queries(tasks_of(bench)[lists.ranking.task])
+    (task,) = (task for task in bench.tasks if task.name == lists.ranking.task)
     found = [
-        candidate in qrels.get(query, {})
-        for query, own, n in zip(ids, lists.ranking.candidates, lists.lengths, strict=True)
+        candidate in bench.qrels[task.name].get(query, {})
+        for query, own, n in zip(bench.queries(task), lists.ranking.candidates, lists.lengths, strict=True)
         for candidate in own[:n]
     ]
     return np.array(found, bool)
-
-
-def tasks_of(bench: PreparedBenchmark) -> dict:
-    """Return the tasks by name."""
-    return {task.name: task for task in bench.tasks}
 
 
 def padded(bench: PreparedBenchmark, run: Path, seed: int, k: int, evidence: Evidence) -> tuple[np.ndarray, ...]:
@@ -55,34 +50,23 @@ def mean_of(outputs: Outputs) -> dict[str, np.ndarray]:
     return {name: np.asarray(getattr(outputs, name)[:], np.float32).mean(0) for name in ("image", "text")}
 
 
-def fit_reranker(
-    run_file: Path,
-    prepared: Path,
-    embeddings: list[Path],
-    towers: list[Path],
-    shared: Path | None,
-    calibration: Path,
-    pairs: Path,
-    k: int,
-    output: Path,
-) -> None:
+def fit_reranker(inputs: Inputs, pairs: Path, k: int, output: Path) -> None:
     """Train a re-ranker for each seed.
 
     Raises:
-        UserError: a run of other queries, no relevant candidate in any list, or no seeds.
+        UserError: a run of other queries, k below 1, no relevant candidate in any list, or no seeds.
     """
     from gcl.rerank.listwise import train
 
-    bench = read_benchmark(prepared)
+    bench = read_benchmark(inputs.prepared)
     words: Words = count_words(read_parquet(pairs / "texts.parquet")["text"].to_pylist())
-    means = mean_of(read_outputs(towers, shared)) if towers else {}
-    inputs = Inputs(run_file, prepared, embeddings, towers, shared, calibration)
+    means = mean_of(read_outputs(inputs.towers, inputs.shared)) if inputs.towers else {}
     with atomic_path(output) as folder:
         folder.mkdir()
-        for name in seeds_of(embeddings):
+        for name in seeds_of(inputs.embeddings):
             number = int(name.removeprefix("seed"))
             evidence = evidence_of(inputs, name, means, words)
-            features, relevant, listed = padded(bench, run_file, number, k, evidence)
+            features, relevant, listed = padded(bench, inputs.run_file, number, k, evidence)
             first, bias, second = train(features, relevant, listed, number)
             (folder / name).mkdir()
             head_graph(first, bias, second, folder / name / "reranker.onnx")
@@ -111,7 +95,7 @@ def main() -> None:
     options.add_argument("--pairs", required=True, type=Path, help="the training pairs, prepared")
     options.add_argument("--k", type=int, default=50, help="candidates of a query that are ranked again (50)")
     options.add_argument("--output", required=True, type=Path, help="folder to write")
-    run(options, fit_reranker)
+    run(options, gathered(fit_reranker))
 
 
 if __name__ == "__main__":

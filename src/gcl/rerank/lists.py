@@ -2,9 +2,9 @@
 
 import json
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from gcl.data.records import read_parquet
 from gcl.infer.store import Outputs, read_outputs
 from gcl.rerank.features import Evidence, Means, Words, items_of, pair_features
 from gcl.retrieve.calibration import read_calibration
-from gcl.retrieve.item_vectors import Distinct, distinct_items
+from gcl.retrieve.item_vectors import DistinctTables
 from gcl.retrieve.run_file import Ranking, rankings
 
 FIRST_STAGE = "center_zscore"  # the calibration whose ranking is ranked again
@@ -27,9 +27,9 @@ RERANK = "rerank"  # what the new ranking has in its place
 
 
 class Inputs(NamedTuple):
-    """Where everything lies that a seed's features are made of."""
+    """Where everything lies that a seed's features are made of: what `add_inputs` asks for."""
 
-    run: Path
+    run_file: Path
     prepared: Path
     embeddings: Sequence[Path]
     towers: Sequence[Path]
@@ -63,26 +63,28 @@ class Lists:
     """Makes the lists of a benchmark; finds the distinct items of its tables once."""
 
     def __init__(self, bench: PreparedBenchmark, k: int) -> None:
-        """Take a prepared benchmark and how many candidates of a query are ranked again."""
-        self.bench, self.k = bench, k
-        self.known: dict[tuple[str, ...], Distinct] = {}
+        """Take a prepared benchmark and how many candidates of a query are ranked again.
 
-    def distinct(self, names: tuple[str, ...]) -> Distinct:
-        """Return the distinct items of tables."""
-        if names not in self.known:
-            self.known[names] = distinct_items([self.bench.tables[name] for name in names])
-        return self.known[names]
+        Raises:
+            UserError: k below 1.
+        """
+        if k < 1:
+            raise UserError(f"k is {k}, expected 1 or more candidates of a query to rank again")
+        self.bench, self.k = bench, k
+        self.distinct = DistinctTables(bench.tables).of
 
     def of_run(self, run: Path, seed: int, evidence: Evidence) -> Iterator[RankedLists]:
         """Yield the lists of every ranking of the first stage by a seed.
 
         Raises:
-            UserError: the run has none.
+            UserError: the run has none, or a second stage's besides.
         """
         queries = {task.name: self.bench.queries(task) for task in self.bench.tasks}
         tasks = {task.name: task for task in self.bench.tasks}
         found = False
         for ranking in rankings(run, queries):
+            if ranking.calibration == RERANK:
+                raise UserError(f"{run} is ranked again already; give the run that `retrieve` wrote")
             if (ranking.seed, ranking.calibration) == (seed, FIRST_STAGE):
                 found = True
                 yield self.lists(ranking, tasks[ranking.task], evidence)
@@ -94,15 +96,13 @@ class Lists:
     def lists(self, ranking: Ranking, task: Task, evidence: Evidence) -> RankedLists:
         """Return the first k of each query with features."""
         lengths = [min(self.k, len(own)) for own in ranking.candidates]
-        queries = items_of(self.distinct((task.queries,)), self.distinct((task.queries,)).rows)
+        asked, pool = self.distinct((task.queries,)), self.distinct(tuple(task.pools[ranking.pool]))
         of_query = np.repeat(np.arange(len(lengths)), lengths)
         ids = [name for own, n in zip(ranking.candidates, lengths, strict=True) for name in own[:n]]
         places = rows_in(ids, self.bench.pool_ids(task, ranking.pool))
-        pool = self.distinct(tuple(task.pools[ranking.pool]))
-        candidates = items_of(pool, pool.rows[places])
+        queries, candidates = items_of(asked, asked.rows[of_query]), items_of(pool, pool.rows[places])
         scores = np.concatenate([own[:n] for own, n in zip(ranking.scores, lengths, strict=True)])
-        asked = type(queries)(*(column[of_query] for column in queries))
-        return RankedLists(ranking, lengths, pair_features(asked, candidates, scores, evidence))
+        return RankedLists(ranking, lengths, pair_features(queries, candidates, scores, evidence))
 
 
 def add_inputs(options: ArgumentParser) -> None:
@@ -113,6 +113,15 @@ def add_inputs(options: ArgumentParser) -> None:
     options.add_argument("--towers", nargs="+", type=Path, default=[], help="the frozen towers' outputs, if there are")
     options.add_argument("--shared", type=Path, help="as of `gcl retrieve`")
     options.add_argument("--calibration", required=True, type=Path, help="what `calibrate` wrote")
+
+
+def gathered(stage: Callable[..., None]) -> Callable[..., None]:
+    """Return a stage as the command line calls it: what `add_inputs` asks for is its first argument, as Inputs."""
+
+    def called(**arguments: Any) -> None:
+        stage(Inputs(**{name: arguments.pop(name) for name in Inputs._fields}), **arguments)
+
+    return called
 
 
 def rows_in(ids: list[str], pool: pa.ChunkedArray) -> Ints:

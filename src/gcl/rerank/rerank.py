@@ -8,6 +8,7 @@ Out: the run with one more ranking for each seed, task and pool, whose calibrati
 
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +22,19 @@ from gcl.common.rows import made_by
 from gcl.data.prepared import PreparedBenchmark, read_benchmark
 from gcl.infer.encoder import run_batches
 from gcl.infer.session import open_session
-from gcl.rerank.features import NAMES
-from gcl.rerank.lists import RERANK, Inputs, Lists, RankedLists, add_inputs, evidence_of, read_words, rows_in, seeds_of
+from gcl.rerank.features import NAMES, Words
+from gcl.rerank.lists import (
+    RERANK,
+    Inputs,
+    Lists,
+    RankedLists,
+    add_inputs,
+    evidence_of,
+    gathered,
+    read_words,
+    rows_in,
+    seeds_of,
+)
 from gcl.retrieve.run_file import STORED, run_table
 from gcl.retrieve.task_ranker import Ranked
 
@@ -53,8 +65,17 @@ def table_of(lists: RankedLists, scores: Floats, bench: PreparedBenchmark) -> pa
     return run_table(task, ranking.pool, RERANK, ranking.seed, Ranked(found, np.split(rows, ends)), bench)
 
 
-def check_reranker(folder: Path) -> int:
-    """Return k of a re-ranker.
+class Reranker(NamedTuple):
+    """What `fit_reranker` made for a seed."""
+
+    session: Any
+    k: int
+    tower_means: dict[str, Floats]
+    words: Words
+
+
+def read_reranker(folder: Path) -> Reranker:
+    """Open a re-ranker.
 
     Raises:
         UserError: it is missing, broken, or takes other features than this version makes.
@@ -62,43 +83,31 @@ def check_reranker(folder: Path) -> int:
     with made_by("fit_reranker", folder):
         about = json.loads((folder / "reranker.json").read_text(encoding="utf-8"))
         k, features = int(about["k"]), about["features"]
+        with np.load(folder / "tower_means.npz") as file:
+            means = dict(file)
     if features != list(NAMES):
         raise UserError(f"{folder} takes the features {', '.join(features)}, expected {', '.join(NAMES)}; fit it again")
-    return k
+    return Reranker(open_session(folder / "reranker.onnx", "cpu", 1), k, means, read_words(folder / "words.json"))
 
 
-def rerank(
-    run_file: Path,
-    prepared: Path,
-    embeddings: list[Path],
-    towers: list[Path],
-    shared: Path | None,
-    calibration: Path,
-    reranker: Path,
-    output: Path,
-) -> None:
+def rerank(inputs: Inputs, reranker: Path, output: Path) -> None:
     """Rank again, for every seed.
 
     Raises:
-        UserError: a run of other queries or without the first stage's ranking, or a re-ranker that doesn't fit.
+        UserError: a run of other queries, broken or without the first stage's ranking, or a re-ranker that doesn't fit.
     """
-    bench = read_benchmark(prepared)
-    inputs = Inputs(run_file, prepared, embeddings, towers, shared, calibration)
-    with atomic_path(output) as temporary:
-        file = pq.ParquetFile(run_file)
-        with pq.ParquetWriter(temporary, file.schema_arrow, **STORED) as writer:
-            for group in range(file.num_row_groups):
-                writer.write_table(file.read_row_group(group))
-            for name in seeds_of(embeddings):
-                folder = reranker / name
-                k = check_reranker(folder)
-                with np.load(folder / "tower_means.npz") as means:
-                    evidence = evidence_of(inputs, name, dict(means), read_words(folder / "words.json"))
-                session = open_session(folder / "reranker.onnx", "cpu", 1)
-                for lists in Lists(bench, k).of_run(run_file, int(name.removeprefix("seed")), evidence):
-                    scores = run_batches(session, lists.features)[:, 0]
-                    table = table_of(lists, scores, bench).cast(file.schema_arrow)
-                    writer.write_table(table, row_group_size=max(1, len(table)))
+    bench = read_benchmark(inputs.prepared)
+    with made_by("retrieve", inputs.run_file):
+        run_of = pq.ParquetFile(inputs.run_file)
+    with atomic_path(output) as temporary, pq.ParquetWriter(temporary, run_of.schema_arrow, **STORED) as writer:
+        for group in range(run_of.num_row_groups):
+            writer.write_table(run_of.read_row_group(group))
+        for name in seeds_of(inputs.embeddings):
+            own = read_reranker(reranker / name)
+            evidence = evidence_of(inputs, name, own.tower_means, own.words)
+            for lists in Lists(bench, own.k).of_run(inputs.run_file, int(name.removeprefix("seed")), evidence):
+                table = table_of(lists, run_batches(own.session, lists.features)[:, 0], bench)
+                writer.write_table(table.cast(run_of.schema_arrow), row_group_size=max(1, len(table)))
 
 
 def main() -> None:
@@ -112,4 +121,4 @@ def main() -> None:
     add_inputs(options)
     options.add_argument("--reranker", required=True, type=Path, help="what `fit_reranker` wrote")
     options.add_argument("--output", required=True, type=Path, help="Parquet file to write")
-    run(options, rerank)
+    run(options, gathered(rerank))

@@ -65,8 +65,10 @@ def calibrate(embeddings: Path, prepared: Path, onnx: Path, output: Path, bank: 
     """Fit each seed of the model.
 
     Raises:
-        UserError: no vectors, or those of other pairs.
+        UserError: no vectors, those of other pairs, or a bank below 0.
     """
+    if bank < 0:
+        raise UserError(f"--bank {bank}: expected 0 for none, or how many training pairs to keep")
     seeds = [folder.name for folder in sorted(embeddings.glob("seed*"))]
     if not seeds and not (embeddings / "image.npy").exists():
         raise UserError(f"{embeddings} holds neither image.npy nor folders of seeds; run `infer` on the pairs")

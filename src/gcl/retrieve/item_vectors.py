@@ -1,6 +1,6 @@
 """Unit vectors of a benchmark's items, a block at a time, from the outputs for its images and texts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +47,21 @@ def distinct_items(tables: Iterable[Table]) -> Distinct:
     modalities = np.where(texts == NOTHING, 0, np.where(images == NOTHING, 1, 2)).astype(np.int8)
     of_several = {int(place): (key[0], key[2]) for place, key in zip(places, keys, strict=True)}
     return Distinct(images, texts, of_several, modalities, numbers)
+
+
+class DistinctTables:
+    """Finds the distinct items of tables that are searched together, once."""
+
+    def __init__(self, tables: Mapping[str, Table]) -> None:
+        """Take a benchmark's tables by name."""
+        self.tables = tables
+        self.known: dict[tuple[str, ...], Distinct] = {}
+
+    def of(self, names: tuple[str, ...]) -> Distinct:
+        """Return the distinct items of some tables."""
+        if names not in self.known:
+            self.known[names] = distinct_items([self.tables[name] for name in names])
+        return self.known[names]
 
 
 def numbered(codes: Ints) -> tuple[Ints, Ints]:

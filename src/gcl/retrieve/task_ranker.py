@@ -7,11 +7,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gcl.common.arrays import MODALITIES, Floats, Ints
+from gcl.common.errors import UserError
 from gcl.data.items import Task
 from gcl.data.prepared import PreparedBenchmark
 from gcl.retrieve import biases, calibration
 from gcl.retrieve.exact import Pool, Query, expanded, members_of, rank_list
-from gcl.retrieve.item_vectors import Distinct, ModelOutputs, distinct_items, unit_vectors
+from gcl.retrieve.item_vectors import Distinct, DistinctTables, ModelOutputs, unit_vectors
 from gcl.retrieve.search import best_rows
 
 QUERIES = 1024  # that are scored at a time
@@ -32,17 +33,11 @@ class Ranker:
         self, bench: PreparedBenchmark, source: ModelOutputs, stats: Any, device: str, bank: biases.Bank | None = None
     ) -> None:
         self.bench, self.source, self.stats, self.device, self.bank = bench, source, stats, device, bank
-        self.known: dict[tuple[str, ...], Distinct] = {}
+        self.distinct = DistinctTables(bench.tables).of
         self.kept: dict[tuple[str, ...], Floats] = {}
         self.kept_mode = ""
         # Results of a search that other tasks will ask for too: (tables, mode) -> table of queries -> scores and items.
         self.found: dict[tuple[tuple[str, ...], str], dict[str, tuple[Floats, Ints]]] = {}
-
-    def distinct(self, names: tuple[str, ...]) -> Distinct:
-        """Return the distinct items of tables."""
-        if names not in self.known:
-            self.known[names] = distinct_items([self.bench.tables[name] for name in names])
-        return self.known[names]
 
     def table(self, names: tuple[str, ...], mode: str) -> Pool:
         """Return the distinct items of tables; a small table's vectors are kept."""
@@ -58,8 +53,10 @@ class Ranker:
     def pool(self, names: tuple[str, ...], mode: str) -> Pool:
         """Return the distinct items of tables, to be searched."""
         plain = self.table(names, mode)
-        if mode not in biases.BIASES or self.bank is None:
+        if mode not in biases.BIASES:
             return plain
+        if self.bank is None:
+            raise UserError(f"calibration '{mode}' compares with training queries, and the model has none")
         bank, weights = self.bank, biases.equal_weights(self.bank)
         if mode == "sinkhorn":
             starts = range(0, plain.size, KEPT)
