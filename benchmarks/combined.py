@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gcl.common.arrays import MODALITIES
 from gcl.infer.session import open_session
 from gcl.retrieve.search import search
 from measure import arguments, in_turns, table, write
@@ -34,19 +35,18 @@ def main() -> None:
     """Measure."""
     given = arguments(__doc__, repeats=5)
     rng = np.random.default_rng(0)
-    features = {
-        m: rng.normal(size=(ITEMS, open_session(RESULTS / f"{RECIPES[0]}/{m}.onnx", "cpu").get_inputs()[0].shape[1]))
-        for m in ("image", "text")
+    taken = {
+        m: open_session(RESULTS / f"{RECIPES[0]}/{m}.onnx", "cpu").get_inputs()[0].shape[1] for m in MODALITIES[:2]
     }
+    features = {m: rng.normal(size=(ITEMS, width)).astype(np.float32) for m, width in taken.items()}
     works, widths = {}, {}
     pixels, ids = rng.normal(size=(ITEMS, 3, 160, 160)), rng.integers(1000, 20000, (ITEMS, 16))
     works["towers", "image"] = runner(RESULTS / "towers/image.onnx", {"pixels": pixels.astype(np.float32)})
     works["towers", "text"] = runner(RESULTS / "towers/text.onnx", {"ids": ids})
     for recipe in RECIPES:
         for m, x in features.items():
-            works[recipe, m] = runner(RESULTS / recipe / f"{m}.onnx", {"x": x.astype(np.float32)})
-        (found,) = open_session(RESULTS / recipe / "image.onnx", "cpu").run(None, {"x": x_of(features)})
-        widths[recipe] = found.shape[1]
+            works[recipe, m] = runner(RESULTS / recipe / f"{m}.onnx", {"x": x})
+        widths[recipe] = open_session(RESULTS / recipe / "image.onnx", "cpu").get_outputs()[0].shape[1]
     for width in sorted(set(widths.values())):
         pool = rng.normal(size=(POOL, width)).astype(np.float32)
         pool /= np.linalg.norm(pool, axis=1, keepdims=True)
@@ -63,11 +63,6 @@ def main() -> None:
     columns.append("one query, 100,000 items")
     caption = "Heads' time over the frozen tower's for the same items: what an item costs beyond the tower"
     write("combined", "What a combined model costs", [table(caption, columns, rows)])
-
-
-def x_of(features: dict[str, np.ndarray]) -> np.ndarray:
-    """Return two images' features."""
-    return features["image"][:2].astype(np.float32)
 
 
 if __name__ == "__main__":

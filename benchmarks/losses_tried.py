@@ -42,11 +42,15 @@ GONE = -1e9
 Views = dict[str, Tensor]  # modality -> (N, D) unit vectors
 
 
+def contrast(own: Tensor, columns: list[Tensor]) -> Tensor:
+    """Return the cross-entropy of (N, 1) logits of positives against themselves and (N, M) logits of others."""
+    return (torch.logsumexp(torch.cat([own, *columns], 1), 1) - own[:, 0]).mean()
+
+
 def entropy(row: Tensor, positive: Tensor, columns: list[Tensor], masked: Tensor, t: float = T) -> Tensor:
     """Return the cross-entropy of positives against themselves and the unmasked of each of the columns."""
     own = (row * positive).sum(1, keepdim=True) / t
-    others = [(row @ x.T / t).masked_fill(masked, GONE) for x in columns]
-    return (torch.logsumexp(torch.cat([own, *others], 1), 1) - own[:, 0]).mean()
+    return contrast(own, [(row @ x.T / t).masked_fill(masked, GONE) for x in columns])
 
 
 def both(a: Views, columns: Callable[[str], list[Tensor]], masked: Tensor) -> Tensor:
@@ -79,7 +83,7 @@ def six(a: Views, b: Views, masked: Tensor, weakest: float | None = None) -> Ten
                 cosines = a[row] @ x.T
                 out = masked if weakest is None else masked | (cosines > least[:, None] + weakest)
                 columns.append((cosines / T).masked_fill(out, GONE))
-            total = total + (torch.logsumexp(torch.cat([own, *columns], 1), 1) - own[:, 0]).mean()
+            total = total + contrast(own, columns)
     return total / 3
 
 
@@ -89,7 +93,7 @@ def puma(a: Views, b: Views, masked: Tensor, t: float) -> Tensor:
     for row, target in (("image", "text"), ("text", "image")):
         own = (a[row] * a[target]).sum(1, keepdim=True) / T
         columns = [(a[row] @ x.T / u).masked_fill(masked, GONE) for x, u in ((a[target], T), (a[row], t))]
-        total = total + (torch.logsumexp(torch.cat([own, *columns], 1), 1) - own[:, 0]).mean()
+        total = total + contrast(own, columns)
     return total
 
 
