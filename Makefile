@@ -11,9 +11,7 @@ CORES ?= all
 .PHONY: run test setup check lock restore repro bench bench-gpu clean
 
 run: setup
-	snakemake --cores $(CORES) results/done/clip_lite
-	@gcl glance
-	snakemake --cores $(CORES)
+	snakemake --cores $(CORES) --prioritize results/done/clip_lite
 	@gcl report --compare
 	@echo "tables: results/tables/summary.md   page: results/report.html"
 

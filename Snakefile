@@ -32,11 +32,17 @@ rule prepared:
 
 
 rule backbone:
-    """All scores of {wildcards.backbone}: a stage of dvc.yaml for each backbone"""
+    """Print all scores of {wildcards.backbone}: a stage of dvc.yaml for each backbone"""
     input:
         lambda w: everything(f"{R}/scores/{{backbone}}/{{recipe}}/{{benchmark}}", backbones=[w.backbone]),
     output:
         touch(f"{R}/done/{{backbone}}"),
+    conda:
+        ENVIRONMENT
+    params:
+        results=R,
+    shell:
+        "python -m gcl.report.glance --results {params.results:q} --backbone {wildcards.backbone:q}"
 
 
 rule all:
@@ -44,4 +50,5 @@ rule all:
     default_target: True
     input:
         f"{R}/report.html",
+        sorted({f"{R}/done/{backbone}" for backbone, _ in runs_of(CONFIG)}),
         everything(f"{R}/submissions/{{backbone}}/{{recipe}}/{{benchmark}}", CONFIG.submissions),

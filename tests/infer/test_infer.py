@@ -279,3 +279,12 @@ def test_an_image_that_was_swapped_since_prepare_is_an_error(model, universe, tm
     (tmp_path / "a.png").write_bytes(read_bytes(locations[1]))
     with pytest.raises(UserError, match=r"a\.png is another image than `prepare` read \(relative to "):
         embed(model, tmp_path / "p", tmp_path / "again")
+
+
+def test_workers_change_no_byte(model, universe, tmp_path):
+    for threads in (1, 3):
+        infer(model, universe[1], None, "cpu", threads, True, False, (0, 1), tmp_path / f"{threads}")
+    names = {path.name for path in (tmp_path / "1").glob("*.npy")}
+    assert {"image.npy", "image_flipped.npy", "text.npy"} <= names
+    for name in names:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "3" / name).read_bytes()

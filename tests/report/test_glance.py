@@ -8,7 +8,7 @@ from gcl.score.score import COLUMNS
 def test_means_of_what_is_there(tmp_path, capsys, root, monkeypatch):
     monkeypatch.chdir(root)
     with pytest.raises(UserError, match="holds no scores yet"):
-        glance(tmp_path)
+        glance(tmp_path, "*")
     for recipe, modes in (("cl", ["none"]), ("gcl", ["none", "center"])):
         folder = tmp_path / "scores/clip_lite" / recipe / "clipart9"
         folder.mkdir(parents=True)
@@ -19,11 +19,13 @@ def test_means_of_what_is_there(tmp_path, capsys, root, monkeypatch):
             for measure in ("Success@10", "Success@1")
         ]
         (folder / "scores.csv").write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
-    glance(tmp_path)
+    glance(tmp_path, "*")
     shown = capsys.readouterr().out
     assert "clipart9: Success@10" in shown
     assert "| clip_lite cl | 50.0 | – |" in shown
     assert "| clip_lite gcl | 50.0 | 50.0 |" in shown
+    with pytest.raises(UserError, match="holds no scores yet"):
+        glance(tmp_path, "vista_lite")
     (folder / "scores.csv").write_text("recipe,measure\ngcl,Success@10\n")
     with pytest.raises(UserError, match=r"scores.csv has columns \['recipe', 'measure'\], expected \['backbone'"):
-        glance(tmp_path)
+        glance(tmp_path, "*")

@@ -64,6 +64,7 @@ rule prepare_benchmark:
         manifest=f"{R}/manifests/prepare/{{benchmark}}.json",
     conda:
         ENVIRONMENT
+    priority: 1
     threads: workflow.cores
     resources:
         mem_mb=16000,

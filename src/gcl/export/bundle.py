@@ -96,8 +96,8 @@ def main() -> None:
     options = parser(
         "bundle",
         __doc__,
-        "--towers results/onnx/clip_lite/towers --heads results/onnx/clip_lite/gcl/seed0"
-        " --calibration results/calibrations/clip_lite/gcl/seed0.json --output model",
+        "--towers results/onnx/clip_lite/towers --heads results/onnx/clip_lite/cl_t05/seed0"
+        " --calibration results/calibrations/clip_lite/cl_t05/seed0.json --output model",
     )
     options.add_argument("--towers", required=True, type=Path, help="exported towers")
     options.add_argument("--heads", required=True, type=Path, help="exported heads of one seed")

@@ -1,11 +1,12 @@
 """An exported model, and what it makes of images, of texts, and of both together; by onnxruntime alone."""
 
+import os
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -22,7 +23,11 @@ from gcl.models.tokenizers import clean, pad_of, read_tokenizer
 
 BATCHES = {"cpu": 16, "cuda": 64}  # items at a time; on a CPU more are slower, the second-level cache overflows
 PREFETCH = 4  # batches decoded ahead
+WORKERS = 8  # batches on a CPU at a time: as many as are read together
 ROWS = 1024  # of heads' inputs at a time
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 def run_batches(session: onnxruntime.InferenceSession, rows: np.ndarray) -> np.ndarray:
@@ -49,6 +54,11 @@ class Encoder(NamedTuple):
     fused_context: int  # text tokens beside an image
     threads: int
     batch: int
+    pool: ThreadPoolExecutor | None = None  # of workers that take a batch each
+
+    def map(self, function: Callable[[S], T], batches: Iterable[S]) -> list[T]:
+        """Return what a function makes of batches, in their order; workers take them side by side."""
+        return [*(self.pool.map if self.pool else map)(function, batches)]
 
 
 def open_encoder(onnx: Path, device: str, threads: int, graphs: Collection[str] = MODALITIES) -> Encoder:
@@ -59,6 +69,16 @@ def open_encoder(onnx: Path, device: str, threads: int, graphs: Collection[str] 
     """
     with made_by("export", onnx):
         return open_graphs(onnx, read_export(onnx), device, threads, graphs)
+
+
+def open_workers(onnx: Path, device: str, threads: int) -> Encoder:
+    """Open all graphs for many items: cores of a CPU take a batch each, which keeps them busier than one for all."""
+    if resolve(device) == "cuda":
+        return open_encoder(onnx, device, threads)
+    cores = threads or os.cpu_count() or 1
+    workers = min(cores, WORKERS)
+    opened = open_encoder(onnx, device, cores // workers)
+    return opened._replace(threads=cores, pool=ThreadPoolExecutor(workers))
 
 
 def open_graphs(onnx: Path, about: About, device: str, threads: int, graphs: Collection[str]) -> Encoder:
@@ -132,8 +152,11 @@ def encode_texts(model: Encoder, texts: list[str]) -> Floats:
     rows = tokenize(model, texts)
     length, pad = model.tokenizer.padding["length"], pad_of(model.tokenizer)
     found = np.empty((len(rows), width_of(model.text)), np.float32)
-    for chosen in by_length(rows, model.batch):
+
+    def embed(chosen: list[int]) -> None:
         found[chosen] = model.text.run(None, {"ids": padded([rows[i] for i in chosen], pad, length)})[0]
+
+    model.map(embed, by_length(rows, model.batch))
     return found
 
 
@@ -142,7 +165,10 @@ def encode_fused(model: Encoder, tokens: np.ndarray, places: Ints, texts: list[s
     rows = [shortened(row, model.fused_context) for row in tokenize(model, texts)]
     pad = pad_of(model.tokenizer)
     found = np.empty((len(rows), width_of(model.fused)), np.float32)
-    for chosen in by_length(rows, model.batch):
+
+    def embed(chosen: list[int]) -> None:
         inputs = {"image_tokens": tokens[places[chosen]], "ids": padded([rows[i] for i in chosen], pad, None)}
         found[chosen] = model.fused.run(None, inputs)[0]  # type: ignore[union-attr]
+
+    model.map(embed, by_length(rows, model.batch))
     return found

@@ -27,7 +27,7 @@ from gcl.common.errors import UserError
 from gcl.common.files import locked
 from gcl.common.progress import progress
 from gcl.data.records import fused_keys, own_counts, read_parquet
-from gcl.infer.encoder import Encoder, decoded, encode_fused, encode_texts, open_encoder, run_batches, width_of
+from gcl.infer.encoder import Encoder, decoded, encode_fused, encode_texts, open_workers, run_batches, width_of
 from gcl.infer.foreign import infer_foreign
 from gcl.infer.model_folder import read_export
 from gcl.infer.resumable import Growing, move_into_place
@@ -91,21 +91,25 @@ def embed_images(model: Encoder, work: Work, grown: Growing) -> None:
     start, end, batch = grown.done("image"), len(work.locations), model.batch
     stream = decoded(work.locations[start:], work.hashes[start:], model.preprocess, model.threads or 2, batch)
     batches = iter(progress(stream, f"embed images (batches of {batch})", "batch", -(-(end - start) // batch)))
+
+    def embed(pixels: Floats) -> dict[str, Floats]:
+        features, *tokens = model.image.run(None, {"pixels": pixels})
+        found = {"image": features} | {"image_tokens": part for part in tokens}
+        if "image_flipped" in grown.shapes:
+            found["image_flipped"] = model.image.run(None, {"pixels": np.ascontiguousarray(pixels[..., ::-1])})[0]
+        return found
+
     for first, stop in chunks_of(start, end):
         blocks: dict[str, list[Floats]] = {name: [] for name in grown.shapes if name != "text"}
         for at in range(first, stop, JOINED):
-            tokens = []
-            for pixels in islice(batches, JOINED // batch):  # fewer at the end
-                features, *more = model.image.run(None, {"pixels": pixels})
-                blocks["image"].append(features)
-                tokens += more
-                if "image_flipped" in blocks:
-                    mirrored = np.ascontiguousarray(pixels[..., ::-1])
-                    blocks["image_flipped"].append(model.image.run(None, {"pixels": mirrored})[0])
+            made = model.map(embed, islice(batches, JOINED // batch))  # fewer at the end
+            for name in blocks.keys() - {"image_text"}:
+                blocks[name] += [found[name] for found in made]
             if model.fused is not None:
                 keys = work.keys[slice(*np.searchsorted(work.keys[:, 0], [at, at + JOINED]))]
                 texts = work.all_texts.take(pa.array(keys[:, 1])).to_pylist()
-                blocks["image_text"].append(encode_fused(model, np.concatenate(tokens), keys[:, 0] - at, texts))
+                tokens = np.concatenate([found["image_tokens"] for found in made])
+                blocks["image_text"].append(encode_fused(model, tokens, keys[:, 0] - at, texts))
         own = slice(max(0, work.own_images - first))
         whole = {name: np.concatenate(found) for name, found in blocks.items()}
         grown.append("image", stop, {name: x if name == "image_text" else x[own] for name, x in whole.items()})
@@ -145,7 +149,7 @@ def infer_items(
             work = work._replace(locations=work.locations[:0], own_images=0)
         infer_foreign(encoder, work, key, device, is_native, folder)
         return {"model": encoder["model"]}
-    model = open_encoder(onnx, device, threads)
+    model = open_workers(onnx, device, threads)
     work = read_work(prepared, shard, model.fused is not None)
     shapes = {"text": (work.texts[1] - work.texts[0], width_of(model.text))}
     if not only_texts:

@@ -18,14 +18,14 @@ from gcl.score.score import COLUMNS
 Means = dict[tuple[str, str], dict[str, list[float]]]  # (backbone, recipe) -> column -> values of tasks and seeds
 
 
-def read_means(folder: Path, benchmark: str, measure: str) -> Means:
-    """Gather the values of one benchmark.
+def read_means(folder: Path, backbone: str, benchmark: str, measure: str) -> Means:
+    """Gather the values of one benchmark, of all backbones if it is "*".
 
     Raises:
         UserError: a file with other columns.
     """
     found: Means = defaultdict(lambda: defaultdict(list))
-    for path in sorted(folder.glob(f"*/*/{benchmark}/scores.csv")):
+    for path in sorted(folder.glob(f"{backbone}/*/{benchmark}/scores.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             table = csv.DictReader(file)
             if tuple(table.fieldnames or ()) != COLUMNS:
@@ -47,15 +47,15 @@ def glance_table(found: Means) -> str:
     return markdown(["recipe", *columns], rows)
 
 
-def glance(results: Path) -> None:
-    """Print a table for each benchmark with scores.
+def glance(results: Path, backbone: str) -> None:
+    """Print a table for each benchmark with scores, of one backbone or of all.
 
     Raises:
         UserError: nothing is scored yet.
     """
     rows, shown = load(load_yaml(Path("config/config.yaml"))).benchmarks, False
-    for name in sorted({path.name for path in (results / "scores").glob("*/*/*")} & rows.keys()):
-        if found := read_means(results / "scores", name, rows[name].headline):
+    for name in sorted({path.name for path in (results / "scores").glob(f"{backbone}/*/*")} & rows.keys()):
+        if found := read_means(results / "scores", backbone, name, rows[name].headline):
             print(f"{rows[name].title}: {rows[name].headline}, mean over tasks and seeds, in percent, so far\n")
             print(glance_table(found))
             shown = True
@@ -67,6 +67,7 @@ def main() -> None:
     """Run from the command line."""
     options = parser("glance", __doc__, "--results results")
     options.add_argument("--results", type=Path, default=Path("results"), help="folder of results (results)")
+    options.add_argument("--backbone", default="*", help="row of config/backbones.yaml (all that have scores)")
     run(options, glance)
 
 

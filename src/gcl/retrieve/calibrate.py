@@ -88,8 +88,8 @@ def main() -> None:
     arguments = parser(
         "calibrate",
         __doc__,
-        "--embeddings pair_vectors --prepared results/prepared/openclipart --onnx results/onnx/clip_lite/gcl"
-        " --output results/calibrations/clip_lite/gcl",
+        "--embeddings pair_vectors --prepared results/prepared/openclipart --onnx results/onnx/clip_lite/cl_t05"
+        " --output results/calibrations/clip_lite/cl_t05",
     )
     arguments.add_argument("--embeddings", required=True, type=Path, help="what `infer` made of the pairs")
     arguments.add_argument("--prepared", required=True, type=Path, help="the prepared pairs")

@@ -161,8 +161,8 @@ def main() -> None:
     options = parser(
         "retrieve",
         __doc__,
-        "--prepared results/prepared/clipart9 --embeddings results/embeddings/clip_lite/gcl/clipart9"
-        " --onnx results/onnx/clip_lite/gcl --output run.parquet",
+        "--prepared results/prepared/clipart9 --embeddings results/embeddings/clip_lite/cl_t05/clipart9"
+        " --onnx results/onnx/clip_lite/cl_t05 --output run.parquet",
     )
     options.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
     options.add_argument(

@@ -154,7 +154,7 @@ def main() -> None:
     options = parser(
         "score",
         __doc__,
-        "--run results/runs/clip_lite/gcl/clipart9.parquet --prepared results/prepared/clipart9 --measures Success@10"
+        "--run results/runs/clip_lite/cl_t05/clipart9.parquet --prepared results/prepared/clipart9 --measures Success@10"
         " --backbone clip_lite --recipe gcl --benchmark clipart9 --output scores",
     )
     options.add_argument("--run", dest="run_file", required=True, type=Path, help="what `retrieve` wrote")
