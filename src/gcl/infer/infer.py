@@ -94,7 +94,7 @@ def embed_images(model: Encoder, work: Work, grown: Growing) -> None:
 
     def embed(pixels: Floats) -> dict[str, Floats]:
         features, *tokens = model.image.run(None, {"pixels": pixels})
-        found = {"image": features} | {"image_tokens": part for part in tokens}
+        found = {"image": features} | ({"image_tokens": tokens[0]} if tokens else {})
         if "image_flipped" in grown.shapes:
             found["image_flipped"] = model.image.run(None, {"pixels": np.ascontiguousarray(pixels[..., ::-1])})[0]
         return found

@@ -154,8 +154,8 @@ def main() -> None:
     options = parser(
         "score",
         __doc__,
-        "--run results/runs/clip_lite/cl_t05/clipart9.parquet --prepared results/prepared/clipart9 --measures Success@10"
-        " --backbone clip_lite --recipe gcl --benchmark clipart9 --output scores",
+        "--run results/runs/clip_lite/cl_t05/clipart9.parquet --prepared results/prepared/clipart9 "
+        " --measures Success@10 --backbone clip_lite --recipe cl_t05 --benchmark clipart9 --output scores",
     )
     options.add_argument("--run", dest="run_file", required=True, type=Path, help="what `retrieve` wrote")
     options.add_argument("--prepared", required=True, type=Path, help="prepared benchmark")
