@@ -1,6 +1,6 @@
 """Write the small data sets of config/fixtures.yaml, in the official layouts and with the traps that the real ones have.
 
-    PYTHONPATH=src python tests/fixtures.py data
+    PYTHONPATH=src:tests python tests/support/fixtures.py data
 
 Pictures and titles are Open Clip Art's (public domain); everything else is made up here.
 """
@@ -316,6 +316,11 @@ def write_all(folder):
     fashioniq(folder / "fashioniq_fixture")
     circo(folder / "circo_fixture")
     mixbench(folder / "mixbench_fixture")
+    from support.document_fixtures import m2kr, mmdocir, tiir  # it imports from here
+
+    m2kr(folder / "m2kr_fixture")
+    mmdocir(folder / "mmdocir_fixture")
+    tiir(folder / "tiir_fixture")
 
 
 if __name__ == "__main__":

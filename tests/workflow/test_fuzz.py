@@ -112,6 +112,11 @@ BENCHMARKS = {
     "cirr_fixture": ["captions/cap.rc2.val.json", "image_splits/split.rc2.val.json"],
     "fashioniq_fixture": ["captions/cap.shirt.val.json", "image_splits/split.shirt.val.json"],
     "circo_fixture": ["annotations/val.json", "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json"],
+    "m2kr_fixture": [
+        "OKVQA_data/test-00000-of-00001.parquet", "MSMARCO_passages/test_passages-00000-of-00001.parquet",
+    ],
+    "mmdocir_fixture": ["MMDocIR_annotations.jsonl", "MMDocIR_layouts.parquet", "MMDocIR_pages.parquet"],
+    "tiir_fixture": ["documents.jsonl", "queries.jsonl", "qrels.jsonl"],
     "mixbench_fixture": ["OVEN/queries.parquet", "Google_WIT/mixed_corpus.parquet", "MSCOCO/qrels/qrels.tsv"],
 }  # fmt: skip
 FILES = [(name, path) for name, paths in BENCHMARKS.items() for path in paths]

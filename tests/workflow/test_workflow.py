@@ -307,9 +307,10 @@ def test_all_benchmarks_run_on_the_fixtures(clone):
         *((name, pool) for name in ("mbeir_fixture", "mbeir_first_fixture") for pool in ("local", "global")),
         ("mmeb_fixture", "official"), ("mmeb_fixture", "mixed"), ("covr_fixture", "all"), ("cirr_fixture", "split"),
         ("cirr_fixture", "subset"), ("fashioniq_fixture", "split"), ("circo_fixture", "all"),
-        ("mixbench_fixture", "local"),
+        ("mixbench_fixture", "local"), ("m2kr_fixture", "local"), ("mmdocir_fixture", "document"),
+        ("mmdocir_fixture", "all"), ("tiir_fixture", "all"),
     }  # fmt: skip
-    assert len({(r["benchmark"], r["task"]) for r in rows}) == 16 + 16 + 6 + 1 + 1 + 3 + 2 + 4
+    assert len({(r["benchmark"], r["task"]) for r in rows}) == 16 + 16 + 6 + 1 + 1 + 3 + 2 + 4 + 4 + 2 + 1
     assert {r["backbone"] for r in rows} == {"clip_lite", "vista_lite"}
     assert {r["n"] for r in rows if r["benchmark"] == "covr_fixture"} == {"6"}  # dead videos stay in the denominator
     assert {r["n"] for r in rows if r["task"] == "visualnews_task3"} == {"3"}

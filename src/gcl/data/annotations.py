@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from gcl.common.errors import UserError
+from gcl.data.containers import parquet_row_groups
 
 T = TypeVar("T")
 
@@ -128,3 +129,35 @@ def clean_edit(text: str, max_words: int = 30) -> str:
     text = re.sub(r"[.!\"()*#:;~]", " ", text.lower())
     text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:max_words])
+
+
+def read_rows(
+    path: Path, needed: Sequence[str], optional: Sequence[str] = (), present: Sequence[str] = ()
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, record) of a Parquet file, a row group at a time.
+
+    Args:
+        path: of the file.
+        needed: columns that must be there.
+        optional: columns that are None where the file has none.
+        present: columns of which a record says only whether there is a value: pictures, for one.
+
+    Raises:
+        UserError: it is no Parquet file, or lacks a column; names both.
+    """
+    groups = parquet_row_groups(path)
+    if lacking := [name for name in (*needed, *present) if name not in groups.columns]:
+        raise UserError(f"{path} has no column {', '.join(lacking)}, only {', '.join(groups.columns)}")
+    names = [*needed, *(name for name in optional if name in groups.columns), *present]
+    empty = dict.fromkeys(optional)
+    for batch in zip(*map(groups.batches, names), strict=True):
+        start = batch[0][0]
+        try:
+            columns = [
+                (values.is_valid() if name in present else values).to_pylist()
+                for name, (_, values) in zip(names, batch, strict=True)
+            ]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}, rows from {start}: text that is no UTF-8: {error}") from error
+        for number, row in enumerate(zip(*columns, strict=True), start):
+            yield f"{path} row {number}", empty | dict(zip(names, row, strict=True))

@@ -20,7 +20,7 @@ from gcl.common.errors import UserError
 from gcl.data.videos import read_frame
 
 MAX_BYTES = 1 << 28  # of an encoded image
-IMAGE_FIELDS = ("image", "jpg", "png", "webp", "img")  # of packed rows
+IMAGE_FIELDS = ("image", "jpg", "png", "webp", "img", "image_binary")  # of packed rows
 
 
 class TarIndex(NamedTuple):

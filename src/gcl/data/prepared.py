@@ -43,6 +43,7 @@ class PreparedBenchmark(NamedTuple):
     lists: Lists
     excluded: dict[str, dict[str, set[str]]]  # task -> query -> candidates
     missing: dict[str, list[str]]  # task -> queries that count as misses
+    answers: dict[str, dict[str, list[str]]]  # task that is judged by them -> query -> answers
     about: dict[str, Any]
 
     @property
@@ -83,7 +84,10 @@ def read_files(folder: Path, lists: bool) -> PreparedBenchmark:
     missing: dict[str, list[str]] = {task.name: [] for task in tasks}
     for task, query in columns(folder / "missing.parquet"):
         missing[task].append(query)
-    found = PreparedBenchmark(tasks, read_tables(folder), qrels, {}, excluded, missing, about)
+    answers: dict[str, dict[str, list[str]]] = {}
+    for task, query, own in columns(folder / "answers.parquet"):
+        answers.setdefault(task, {})[query] = own
+    found = PreparedBenchmark(tasks, read_tables(folder), qrels, {}, excluded, missing, answers, about)
     check_tables(found, folder)
     return found._replace(lists=check_listed(found, read_lists(folder), folder)) if lists else found
 

@@ -21,6 +21,7 @@ from gcl.config.benchmarks import cutoff_of
 from gcl.data.prepared import PreparedBenchmark, read_benchmark
 from gcl.data.records import read_parquet
 from gcl.retrieve.run_file import Ranking, rankings
+from gcl.score.answers import Answers
 from gcl.score.bootstrap import interval, resample_counts
 
 COLUMNS = (
@@ -91,15 +92,20 @@ class Scored(NamedTuple):
     ties: list[int | None]  # per measure; None where it isn't Success
 
 
-def score_rankings(path: Path, bench: PreparedBenchmark, measures: list[str], resamples: int) -> Iterator[Scored]:
+def score_rankings(
+    path: Path, bench: PreparedBenchmark, measures: list[str], resamples: int, answers: Answers
+) -> Iterator[Scored]:
     """Yield each ranking with its values, their interval, and ties."""
     parsed = {ir_measures.parse_measure(library_name(m)) for m in measures}
     queries = {task.name: bench.queries(task) for task in bench.tasks}
+    tasks = {task.name: task for task in bench.tasks}
     evaluators: dict[str, Any] = {}
     counts: dict[int, np.ndarray] = {}
     for ranking in rankings(path, queries):
         ids, relevant = queries[ranking.task], bench.qrels[ranking.task]
-        if ranking.task not in evaluators:
+        if ranking.task in bench.answers:
+            relevant = answers.relevant(ranking, tasks[ranking.task], max(map(cutoff_of, measures)))
+        if ranking.task not in evaluators or ranking.task in bench.answers:
             evaluators[ranking.task] = ir_measures.evaluator(sorted(parsed, key=str), relevant)
         missing = bench.missing[ranking.task]
         found = per_query(ranking, evaluators[ranking.task], ids, measures, relevant)
@@ -131,7 +137,8 @@ def score(
     read_parquet(run_file, ["seed"])
     bench = read_benchmark(prepared)
     lines, ties, blocks = [], [], []
-    for ranking, queries, values, low, high, tied in score_rankings(run_file, bench, measures, resamples):
+    answers = Answers(bench, prepared)
+    for ranking, queries, values, low, high, tied in score_rankings(run_file, bench, measures, resamples, answers):
         where = (backbone, recipe, ranking.seed, benchmark, ranking.task, ranking.pool, ranking.calibration)
         for i, measure in enumerate(measures):
             numbers = (f"{x:.6f}" for x in (values[:, i].mean(dtype=np.float64), low[i], high[i]))
@@ -154,7 +161,7 @@ def main() -> None:
     options = parser(
         "score",
         __doc__,
-        "--run results/runs/clip_lite/cl_t05/clipart9.parquet --prepared results/prepared/clipart9 "
+        "--run results/runs/clip_lite/cl_t05/clipart9.parquet --prepared results/prepared/clipart9"
         " --measures Success@10 --backbone clip_lite --recipe cl_t05 --benchmark clipart9 --output scores",
     )
     options.add_argument("--run", dest="run_file", required=True, type=Path, help="what `retrieve` wrote")

@@ -16,14 +16,12 @@ from pydantic.dataclasses import dataclass
 from gcl.common.errors import UserError
 from gcl.common.rows import STRICT
 from gcl.config.benchmarks import Benchmark
-from gcl.data.annotations import well_formed
-from gcl.data.containers import parquet_row_groups
+from gcl.data.annotations import read_rows, well_formed
 from gcl.data.items import Contents, Item, Qrel, Task
 from gcl.prepare.benchmarks import Reader
 from gcl.prepare.benchmarks.beir import read_qrels, unique
 
 HEADER = ["query_id", "corpus_id", "score"]
-COLUMNS = ("id", "text", "image")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -37,21 +35,16 @@ def read_items(path: Path) -> Iterator[Item]:
     Raises:
         UserError: a column is missing, or a row has no id, or neither text nor image; names the file and the row.
     """
-    groups = parquet_row_groups(path)
-    if lacking := [name for name in COLUMNS if name not in groups.columns]:
-        raise UserError(f"{path} has no column {', '.join(lacking)}, only {', '.join(groups.columns)}")
-    for (start, ids), (_, texts), (_, images) in zip(*map(groups.batches, COLUMNS), strict=True):
-        rows = zip(ids.to_pylist(), texts.to_pylist(), images.is_valid().to_pylist(), strict=True)
-        for number, (item_id, text, has_image) in enumerate(rows, start):
-            place = f"{path} row {number}"
-            if not isinstance(item_id, str | int) or item_id == "":
-                raise UserError(f"{place}: 'id' is {item_id!r}, expected a string that isn't empty, or a whole number")
-            if text is not None and not isinstance(text, str):
-                raise UserError(f"{place}: 'text' is {text!r}, expected a string or null")
-            if not text and not has_image:
-                raise UserError(f"{place}: '{item_id}' has neither text nor image")
-            shown_text = well_formed(text, f"{place}: 'text'") if text else None
-            yield Item(str(item_id), shown_text, (f"{path}::{number}",) if has_image else ())
+    for place, record in read_rows(path, ["id", "text"], present=["image"]):
+        item_id, text, number = record["id"], record["text"], place.rpartition(" ")[2]
+        if not isinstance(item_id, str | int) or item_id == "":
+            raise UserError(f"{place}: 'id' is {item_id!r}, expected a string that isn't empty, or a whole number")
+        if text is not None and not isinstance(text, str):
+            raise UserError(f"{place}: 'text' is {text!r}, expected a string or null")
+        if not text and not record["image"]:
+            raise UserError(f"{place}: '{item_id}' has neither text nor image")
+        shown_text = well_formed(text, f"{place}: 'text'") if text else None
+        yield Item(str(item_id), shown_text, (f"{path}::{number}",) if record["image"] else ())
 
 
 def read_mixbench(folder: Path, images: Path, row: Benchmark) -> Contents:
