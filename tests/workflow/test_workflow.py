@@ -51,7 +51,7 @@ def test_everything_that_was_asked_for_is_there(clone):
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
     # recipe: seeds x calibrations; times 9 tasks, 2 pools, 4 measures
-    expected = {("clip_lite", "gcl_full_smoke"): 1, ("clip_lite", "gcl_smoke_t05"): 1}
+    expected = {("clip_lite", "gcl_full_smoke"): 1, ("clip_lite", "gcl_smoke_t05"): 3}
     expected |= {(b, r): 4 for b in ("clip_lite", "vista_lite") for r in ("pretrained_smoke", "gcl_smoke")}
     found = Counter((r["backbone"], r["recipe"]) for r in rows)
     assert found == {key: runs * 72 for key, runs in expected.items()}
@@ -178,7 +178,7 @@ def test_a_changed_learning_rate_re_runs_that_recipe_only(clone):
     edited(path, "gcl_smoke: {<<: *gcl,", "gcl_smoke: {<<: *gcl, learning_rate: 2.0e-4,")
     assert planned_recipes(clone) == {"gcl_smoke"}
     steps = ("train", "export", "infer", "infer_pairs", "calibrate", "retrieve", "score")
-    assert planned(clone) == dict.fromkeys(steps, 2) | {"report": 1}
+    assert planned(clone) == dict.fromkeys([*steps, "backbone"], 2) | {"report": 1}
     path.write_text(before)
     assert planned(clone) == {}
 
@@ -187,7 +187,7 @@ def test_an_edit_of_score_re_runs_scoring_and_the_report_only(clone):
     path = clone / "src/gcl/score/score.py"
     before = path.read_text()
     path.write_text(before + "\n# edited\n")
-    assert planned(clone) == {"score": 6, "report": 1}
+    assert planned(clone) == {"score": 6, "backbone": 2, "report": 1}
     path.write_text(before)
     assert planned(clone) == {}
 

@@ -36,6 +36,7 @@ class Full:
     compile: bool = False  # torch.compile the towers
     clip_norm: Positive = 1.0  # largest norm of the gradient
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # smallest share of the area that a random crop keeps
+    image_tokens: list[Count] = field(default_factory=list)  # VISTA: squares, one drawn a step; none: the backbone's
     save_every: Count = 200  # steps between states from which a killed job goes on
 
 

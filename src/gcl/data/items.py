@@ -8,6 +8,7 @@ Beside the images and texts of records.py a prepared benchmark holds:
     excluded.parquet  task, query_id, candidate_ids           candidates that are not ranked for a query
     missing.parquet   task, query_id          queries that could not be used: they count as misses
     answers.parquet   task, query_id, answers   of tasks where a candidate is relevant if its text holds an answer
+    parents.parquet   table, item_id, parent_id   items that are parts of others, and of which
     task.json         tasks: name, query and candidate modality, their tables, facts; measures
 """
 
@@ -95,6 +96,7 @@ class Contents(NamedTuple):
     lost: Mapping[str, int] = MappingProxyType({})  # table -> candidates that its reader left out
     clusters: Sequence[int] = ()  # of the queries of every table, in order: those of one are resampled together
     answers: Sequence[tuple[str, str, list[str]]] = ()  # (task, query, answers), of tasks that are judged by them
+    parents: Sequence[tuple[str, str, str]] = ()  # (table, item, the item that it is a part of)
 
 
 def write_benchmark(folder: Path, contents: Contents, about: dict[str, Any], digests: Mapping[str, str]) -> None:
@@ -133,6 +135,7 @@ def write_benchmark(folder: Path, contents: Contents, about: dict[str, Any], dig
     write_columns(folder / "excluded.parquet", names | {"candidate_ids": pa.list_(texts)}, contents.excluded)
     write_columns(folder / "missing.parquet", names, contents.missing)
     write_columns(folder / "answers.parquet", names | {"answers": pa.list_(texts)}, contents.answers)
+    write_columns(folder / "parents.parquet", {"table": texts, "item_id": texts, "parent_id": texts}, contents.parents)
     about = about | ({"clusters": list(contents.clusters)} if contents.clusters else {})
     text = json.dumps(about | {"tasks": [t._asdict() for t in contents.tasks]}, indent=2)
     (folder / "task.json").write_text(text + "\n", encoding="utf-8")

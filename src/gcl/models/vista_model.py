@@ -1,5 +1,6 @@
 """The torch module of VISTA."""
 
+import math
 from typing import Any
 
 import timm
@@ -26,8 +27,8 @@ def pooling(height: int, width: int, grid: int) -> Tensor:
 class Vista(nn.Module):
     """encode_image, encode_text, encode_fused and encode_triplet give unit vectors (B, D).
 
-    config: vision {timm_model_name, ...its arguments, grid}, text (a BERT's or XLM-R's config),
-    pool (cls or mean), embed_dim (of a projection head; none for the public models).
+    config: vision {timm_model_name, ...its arguments, grid (of image tokens on a side; none: all of a ViT's)}, text (a
+    BERT's or XLM-R's config), pool (cls or mean), embed_dim (of a projection head; none for the public models).
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -81,14 +82,25 @@ class Vista(nn.Module):
         """Return (B, P, W) projected, un-normalised tokens of (B, 3, S, S) pixels."""
         features = self.vision.forward_features(pixels)
         if features.ndim == 4:  # a convolutional trunk's map (B, F, h, w)
-            cells = features.flatten(2)
-            if self.grid:
-                cells = cells @ pooling(features.shape[2], features.shape[3], self.grid).to(cells)
-            tokens = cells.transpose(1, 2)
+            height, width, cells = features.shape[2], features.shape[3], features.flatten(2)
         else:
-            tokens = features[:, 1:]  # without the trunk's own class token
+            cells = features[:, 1:].transpose(1, 2)  # without the trunk's own class token
+            height = width = math.isqrt(cells.shape[2])
+        if self.grid:
+            cells = cells @ pooling(height, width, self.grid).to(cells)
+        tokens = cells.transpose(1, 2)
         projected: Tensor = self.visual_proj(tokens)
         return projected
+
+    def set_image_tokens(self, count: int) -> None:
+        """Read an image as so many tokens, a square number: the trunk's are pooled to as many cells.
+
+        Raises:
+            UserError: it is no square.
+        """
+        self.grid = math.isqrt(count)
+        if self.grid**2 != count:
+            raise UserError(f"image_tokens: {count}: expected a square number, such as 1, 9 or 49")
 
     # Sizes come from .shape: len() is a plain number, which an export would fix.
     def empty_ids(self, n: int) -> Tensor:

@@ -53,6 +53,8 @@ def train_all(
         read_start(built.model, paths.init / f"seed{seed}", name)
     if recipe.epochs == 0:
         return built, []
+    if recipe.full.image_tokens and not hasattr(built.model, "set_image_tokens"):
+        raise UserError(f"{label}: image_tokens is for family vista, not {backbone.family}, whose towers are apart")
     # Channels last: convolutions on a CPU are one and a half to three times as fast so.
     built.model.to(rank.device, memory_format=torch.channels_last).train()
     freeze_statistics(built.model)
@@ -82,6 +84,8 @@ def run_steps(
     writer = open_tensorboard(tensorboard, seed, done)
     bar = progress(range(done, steps.total), steps.name, "step")
     for step, batch in zip(bar, loader.steps(done, steps.total), strict=True):
+        if recipe.full.image_tokens:
+            model.set_image_tokens(drawn(recipe.full.image_tokens, seed, step))  # type: ignore[operator]
         steps.begin()
         value, repeated = accumulate(task, batch, seed, step)
         norm = float(nn.utils.clip_grad_norm_(task.weights, recipe.full.clip_norm))
@@ -97,6 +101,15 @@ def run_steps(
             state.save(model, steps)
     if writer is not None:
         writer.close()
+
+
+def drawn(choices: list[int], seed: int, step: int) -> int:
+    """Draw the number of image tokens of a step, the same in every process and after a restart.
+
+    A model that has seen several reads images at any of them (MME, arXiv 2502.12799: random N x N tokens).
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return choices[int(torch.randint(len(choices), (), generator=generator))]
 
 
 def make_task(

@@ -117,6 +117,17 @@ def relevant_parts(question: Any, level: str, own: list[Part], place: str) -> li
     return list(found)
 
 
+def page_of(layout: Part, pages: list[Part], place: str) -> str:
+    """Return the id of the page that a layout lies on.
+
+    Raises:
+        UserError: the document has no such page.
+    """
+    if not 0 <= layout.page < len(pages):
+        raise UserError(f"{place}: {layout.item.item_id} lies on page {layout.page} of {len(pages)}")
+    return pages[layout.page].item.item_id
+
+
 def read_mmdocir(folder: Path, images: Path, row: Benchmark) -> Contents:
     """Read both levels, or the one that the row lists.
 
@@ -126,9 +137,11 @@ def read_mmdocir(folder: Path, images: Path, row: Benchmark) -> Contents:
     options = parse(Options, row.options, "options")
     levels = [name for name in ("page", "layout") if name in row.tasks or not row.tasks]
     parts = {level: list(read_parts(folder / f"MMDocIR_{level}s.parquet", level, options)) for level in levels}
-    queries, qrels, lists = [], [], []
+    queries, qrels, lists, parents = [], [], [], []
     for place, record in read_jsonl(folder / "MMDocIR_annotations.jsonl"):
         own = {level: own_parts(record, level, parts[level], place) for level in levels}
+        if len(levels) > 1:
+            parents += [("layout", part.item.item_id, page_of(part, own["page"], place)) for part in own["layout"]]
         name = text_of(record, "doc_name", place)
         for number, found in enumerate(value_of(record, "questions", list, place)):
             question = value_of({"questions": found}, "questions", dict, place)
@@ -140,7 +153,7 @@ def read_mmdocir(folder: Path, images: Path, row: Benchmark) -> Contents:
     shown = "text" if not options.show.startswith("image") else "image" if options.show == "image" else "image_text"
     tasks = [Task(x, "text", shown, "query", {"document": [x], "all": [x]}, ("document",)) for x in levels]
     tables = {"query": queries} | {level: [part.item for part in parts[level]] for level in levels}
-    return Contents(tables, tasks, qrels, lists)
+    return Contents(tables, tasks, qrels, lists, parents=parents)
 
 
 READER = Reader(read_mmdocir, Options)

@@ -1,0 +1,142 @@
+"""What a collection costs from ten thousand to ten million candidates, measured, and to a billion by a line through it.
+
+    python benchmarks/scale.py [--folder FOLDER]      # 12 GB of disk; FAISS: pip install faiss-cpu
+
+A pool of random vectors is searched by `gcl retrieve` as a command of its own. Time, memory and disk are taken as
+a + b * candidates; the line goes through the two middle sizes, and the largest, which it has not seen, says how good
+it is. A second table has FAISS' approximate indexes beside the exact scan: on vectors around centres, as those of
+models lie (random ones have no neighbours, and no index finds them).
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import retrieval_memory
+from measure import table, write
+from retrieval_memory import QUERIES, measured
+
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+BEYOND = (100_000_000, 1_000_000_000)
+WIDTH = 256  # of the demo's models
+ANN, CENTRES, K = 1_000_000, 2_000, 10
+
+
+def cost(size: int, folder: Path) -> dict[str, float]:
+    """Write a pool, search it, return seconds, peak MB of memory and MB of disk."""
+    place = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        subprocess.run([sys.executable, __file__, "--write", str(place), str(size)], check=True)
+        models = ("--embeddings", place / "embeddings", "--onnx", place / "onnx")
+        found = measured("gcl.retrieve", "--prepared", place / "prepared", *models, "--output", place / "run.parquet")
+        disk = sum(p.stat().st_size for p in place.rglob("*") if p.is_file())
+    finally:
+        shutil.rmtree(place)
+    return found | {"disk_mb": disk / 2**20}
+
+
+def line(sizes: list[int], values: list[float]) -> tuple[float, float]:
+    """Return a and b of a + b * size through two points."""
+    slope = (values[1] - values[0]) / (sizes[1] - sizes[0])
+    return values[0] - slope * sizes[0], slope
+
+
+def shown(value: float, unit: str) -> str:
+    """Format seconds or MB in units that are read at a glance."""
+    if unit == "s":
+        return f"{value / 3600:.1f} h" if value >= 5400 else f"{value:.1f} s"
+    for name in ("MB", "GB", "TB"):
+        if value < 1000 or name == "TB":
+            return f"{value:.3g} {name}"
+        value /= 1024
+    return ""
+
+
+def growth_rows(folder: Path) -> tuple[list[list[str]], list[dict[str, float]]]:
+    """Measure all sizes; add what the line says of the last and of those beyond."""
+    found = [cost(size, folder) for size in SIZES]
+    units = {"seconds": "s", "peak_mb": "MB", "disk_mb": "MB"}
+    lines = {key: line(list(SIZES[1:3]), [row[key] for row in found[1:3]]) for key in units}
+    rows = [
+        [f"{size:,}", "measured", *(shown(row[key], unit) for key, unit in units.items())]
+        for size, row in zip(SIZES, found, strict=True)
+    ]
+    for size in (SIZES[-1], *BEYOND):
+        said = (shown(a + b * size, units[key]) for key, (a, b) in lines.items())
+        rows.append([f"{size:,}", "by the line", *said])
+    return rows, found
+
+
+def clustered(n: int, seed: int) -> np.ndarray:
+    """Return (n, WIDTH) unit vectors around centres."""
+    rng = np.random.default_rng(seed)
+    middle = np.random.default_rng(1).standard_normal((CENTRES, WIDTH), np.float32)
+    found = middle[rng.integers(0, CENTRES, n)] + 0.7 * rng.standard_normal((n, WIDTH), np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def approximate_rows() -> list[list[str]]:
+    """Compare FAISS' indexes with the exact ranking: share of the first ten found, time, bytes."""
+    import faiss
+
+    vectors, queries = clustered(ANN, 0), clustered(QUERIES, 2)
+
+    def timed(work: Any) -> tuple[float, Any]:
+        work()
+        started = time.perf_counter()
+        result = work()
+        return time.perf_counter() - started, result
+
+    exact = faiss.IndexFlatIP(WIDTH)
+    exact.add(vectors)
+    plain, (_, right) = timed(lambda: exact.search(queries, K))
+    rows = [["FAISS Flat (exact)", "–", "100.0", f"{1000 * plain:.0f} ms", "1.0", f"{4 * WIDTH}"]]
+    for name, kind, probes, size in (
+        ("IVF 1,024", "IVF1024,Flat", (4, 16, 64), 4 * WIDTH),
+        ("IVF 1,024, 8 bits", "IVF1024,SQ8", (16, 64), WIDTH),
+        ("IVF 1,024, 64 bytes of PQ", "IVF1024,PQ64", (16, 64), 64),
+    ):
+        index = faiss.index_factory(WIDTH, kind, faiss.METRIC_INNER_PRODUCT)
+        started = time.perf_counter()
+        index.train(vectors[:100_000])
+        index.add(vectors)
+        built = time.perf_counter() - started
+        for probe in probes:
+            index.nprobe = probe
+            spent, (_, found) = timed(lambda index=index: index.search(queries, K))
+            recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(found, right, strict=True)])
+            times = [f"{100 * recall:.1f}", f"{1000 * spent:.0f} ms", f"{plain / spent:.1f}", str(size)]
+            rows.append([f"{name}, {probe} probed", f"{built:.0f} s", *times])
+    return rows
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="where the pools are written")
+    parser.add_argument("--write", nargs=2, metavar=("FOLDER", "SIZE"), help="only write a pool")
+    given = parser.parse_args()
+    if given.write:
+        retrieval_memory.WIDTH = WIDTH
+        retrieval_memory.write_pool(Path(given.write[0]), int(given.write[1]))
+        return
+    rows, found = growth_rows(given.folder)
+    caption = (
+        f"exact search, {QUERIES} queries, {WIDTH} numbers each, commands of their own; memory includes mapped files"
+    )
+    tables = [table(caption, ["candidates", "how", "time", "peak memory", "disk"], rows)]
+    about = f"{ANN:,} vectors around {CENTRES:,} centres, {QUERIES} queries, first {K}"
+    columns = ["index", "built in", "% of the right ones", "time", "times faster than exact", "bytes a vector"]
+    tables.append(table(about, columns, approximate_rows()))
+    write("scale", "Scale", tables, rows=found)
+
+
+if __name__ == "__main__":
+    main()
