@@ -20,6 +20,7 @@ from open_clip import create_model
 from PIL import Image
 from safetensors.torch import save_file
 
+from gcl.common.files import sha256_file
 from gcl.config.backbones import Backbone, Preprocess
 from gcl.data import images
 from gcl.data.images import MARGIN, decode, load, to_array
@@ -77,7 +78,7 @@ def write_prepared(folder: Path, images: list[str], texts: int) -> None:
     pool = [Item(f"c{k}", None, (path,)) for k, path in enumerate(images)]
     task = Task("t", "text", "image", "query", {"all": ["pool"]}, headline="Success@10")
     contents = Contents({"query": queries, "pool": pool}, [task], [Qrel("t", "q0", "c0")])
-    write_benchmark(folder, contents, {}, {path: path for path in images})
+    write_benchmark(folder, contents, {}, {path: sha256_file(Path(path)) for path in images})
 
 
 def rates(models: Path, model: torch.nn.Module, paths: list[str], folder: Path, repeats: int) -> dict[str, Times]:

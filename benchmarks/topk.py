@@ -14,10 +14,11 @@ import torch
 from gcl.retrieve import exact as ranking
 from gcl.retrieve import pruned_scan as scan
 from gcl.retrieve.exact import Pool, Query
+from gcl.retrieve.search import best_rows
 from measure import arguments, growth, growth_alone, in_turns, options, table, write
 
 WIDTH = 512
-CASES = [(256, 100), (1, 100), (16, 100), (1024, 100), (256, 10), (256, 1000)]  # queries, k
+CASES = [(256, 100), (1, 100), (4, 100), (16, 100), (1024, 100), (256, 10), (1, 1000), (256, 1000)]  # queries, k
 
 
 def unit_rows(n: int, seed: int, centres: int = 0) -> np.ndarray:
@@ -58,7 +59,9 @@ def torch_loop(vectors: torch.Tensor, queries: torch.Tensor, k: int) -> np.ndarr
 
 
 def search(vectors: np.ndarray, queries: np.ndarray, k: int, precision: scan.Precision | None = None) -> np.ndarray:
-    """Search with the scan; return rows."""
+    """Search as `gcl.search` does, or by a scan in a precision; return rows."""
+    if precision is None:
+        return best_rows(parts(queries), pool_of(vectors), k, options.device)[1]
     return scan.scan_pool(parts(queries), pool_of(vectors), k, torch.device(options.device), precision)[1]
 
 

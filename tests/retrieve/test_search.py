@@ -1,17 +1,21 @@
 """gcl.search against the whole matrix of scores."""
 
+import sys
+
 import numpy as np
 import pytest
 
 import gcl
 from gcl.common.errors import UserError
 from gcl.retrieve import search as module
+from gcl.retrieve.exact import Pool, Query, best_of_pool
 from support.arrays import unit_rows
 
 
 @pytest.mark.parametrize("worth_a_scan", [0, 10**12])
 def test_the_best_are_those_of_the_whole_matrix(rng, monkeypatch, tmp_path, worth_a_scan):
-    monkeypatch.setattr(module, "WORTH_A_SCAN", worth_a_scan)
+    for name in ("WORTH_A_SCAN", "WORTH_AN_IMPORT"):
+        monkeypatch.setattr(module, name, worth_a_scan)
     monkeypatch.setattr(module, "QUERIES", 4)
     queries, candidates = unit_rows(rng, 9, 8), unit_rows(rng, 50, 8)
     candidates[30:] = candidates[:20]  # ties
@@ -26,9 +30,9 @@ def test_the_best_are_those_of_the_whole_matrix(rng, monkeypatch, tmp_path, wort
 
 
 def test_without_torch_a_large_pool_is_searched_plainly(rng, monkeypatch, caplog):
-    monkeypatch.setattr(module, "WORTH_A_SCAN", 0)
+    for name in ("WORTH_A_SCAN", "WORTH_AN_IMPORT", "FEW", "SOME"):
+        monkeypatch.setattr(module, name, 0)
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    monkeypatch.setattr(module, "FEW", 0)
     queries = unit_rows(rng, 3, 4)
     assert gcl.search(queries, queries, k=1).rows.ravel().tolist() == [0, 1, 2]
     assert "torch is not installed: a pool of 3 is searched plainly" in caplog.text
@@ -53,3 +57,24 @@ def test_nothing_to_search_is_no_error(rng):
 def test_what_can_not_be_searched_is_said(rng, width, k, scale, message):
     with pytest.raises(UserError, match=message):
         gcl.search(unit_rows(rng, 3, 4), unit_rows(rng, 3, width) * np.float32(scale), k=k)
+
+
+@pytest.mark.parametrize("is_imported", [True, False], ids=["with torch", "before torch"])
+@pytest.mark.parametrize("n", [1, 3, 8, 9, 33])
+def test_however_many_queries_the_best_are_those_of_the_plain_search(rng, monkeypatch, n, is_imported):
+    for name in ("WORTH_A_SCAN", "WORTH_AN_IMPORT"):
+        monkeypatch.setattr(module, name, 100)
+    monkeypatch.setattr(module, "PIECE", 7)
+    monkeypatch.setattr(module, "BLOCK", 64)
+    if not is_imported:
+        monkeypatch.delitem(sys.modules, "torch", raising=False)
+        monkeypatch.setattr(module, "SOME", 33)
+    candidates = unit_rows(rng, 300, 16)
+    candidates[200:] = candidates[:100]  # ties
+    modalities = rng.integers(0, 3, 300).astype(np.int8)
+    pool = Pool(300, candidates.__getitem__, modalities)
+    query = Query(unit_rows(rng, n, 16), 0.5 + rng.random((n, 3)), rng.standard_normal((n, 3)))
+    for k in (1, 10, 300):
+        expected = best_of_pool([query], pool, k)
+        for found, right in zip(module.best_rows([query], pool, k, "cpu"), expected, strict=True):
+            np.testing.assert_array_equal(found, right)

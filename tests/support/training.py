@@ -15,6 +15,7 @@ from gcl.prepare.prepare import prepare_pairs
 from gcl.retrieve.calibrate import calibrate
 from gcl.train.train import train
 from support.models import clip_row, row_of, tinyclip
+from support.shared import shared
 
 SIX = {f"{a}>{b}": 1.0 for a in MODALITIES for b in MODALITIES if a != b}
 
@@ -67,9 +68,14 @@ def command(backbone, plan, pairs, data, output, *more):
 
 def exported(kind, data, pairs, calibrated=True):
     """Export a tiny model of a family; return its folder."""
-    backbone, nothing = row_of(kind, data), (None,) * 6
-    train("tiny", backbone, recipe(epochs=0), [0], pairs, data, *nothing, "cpu", 1, data / "checkpoints")
-    export("all", "tiny", backbone, data, data / "checkpoints", None, data / "onnx")
+
+    def make():
+        backbone, nothing = row_of(kind, data), (None,) * 6
+        train("tiny", backbone, recipe(epochs=0), [0], pairs, data, *nothing, "cpu", 1, data / "checkpoints")
+        export("all", "tiny", backbone, data, data / "checkpoints", None, data / "exported")
+        return data / "exported"
+
+    shutil.copytree(shared(data, kind, make), data / "onnx")
     if calibrated:
         infer(data / "onnx/seed0", pairs, None, "cpu", 1, False, False, (0, 1), data / "pairs")
         calibrate(data / "pairs", pairs, data / "onnx/seed0", data / "calibration")

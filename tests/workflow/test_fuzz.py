@@ -165,7 +165,7 @@ def test_a_config(data):
 
 
 @pytest.mark.parametrize("name", ["backbones", "recipes", "benchmarks", "datasets", "published"])
-@fuzzed
+@settings(fuzzed, max_examples=fuzzed.max_examples // 2)  # each reads all registries
 @given(data=st.data())
 def test_a_registry(tmp_path, name, data):
     for path in (ROOT / "config").glob("*.yaml"):

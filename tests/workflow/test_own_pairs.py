@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from gcl.data.records import read_parquet
-from support.workflow import ROOT, copy_working_tree, gcl
+from support.workflow import ROOT, copy_working_tree, gcl, lend_towers
 
 PAIRS = 400
 RECIPES = ["pretrained", "cl_t05"]  # of config/own.yaml's six, to be quick
@@ -34,6 +34,7 @@ def test_five_commands_go_from_a_folder_of_pictures_to_a_search(tmp_path):
     commands = (ROOT / "docs/pairs.md").read_text().split("```sh\n")[1].split("```")[0]
     assert len(re.findall(r"^\w", commands, re.MULTILINE)) == 5
     ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # nothing depends on it
+    lend_towers(clone, "results_mine", "--cores", "2", "--configfile", "config/own.yaml")
     environment = os.environ | ascii_locale | {"PYTHONPATH": str(clone / "src")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     done = subprocess.run(["bash", "-euc", commands], cwd=clone, env=environment, capture_output=True, text=True)

@@ -116,3 +116,13 @@ def test_the_tables_of_the_neighbours_are_what_was_written(root):
         shown = rows(text.partition(f"<!-- {mark} -->")[2].partition("<!-- end -->")[0])
         assert len(shown) > 8
         assert {cell for row in shown[2:] for cell in row[1:]} - {"–"} <= means(folder)
+
+
+def test_the_tables_of_scale_are_what_was_written(root):
+    text = (root / "docs/scale.md").read_text()
+    for mark, found in zip(
+        ("scale", "approximate"), json.loads(committed(root, "results/benchmarks/scale.json"))["tables"], strict=True
+    ):
+        section = text.partition(f"<!-- {mark} -->")[2].partition("<!-- end -->")[0]
+        assert rows(section)[0] == found["columns"]
+        assert rows(section)[2:] == found["rows"]

@@ -29,7 +29,7 @@ from gcl.data.records import split_codes, to_codes
 from gcl.retrieve.exact import Pool, Query, kept, merged, top_k
 
 BLOCK = 32768  # candidates that are scanned at a time, a multiple of GROUP
-FEW = 4  # queries for which a CPU reads vectors as they are sooner than it rounds them
+ROWS = 4096  # candidates that a CPU rounds at a time: they are in a cache still when they are multiplied
 GROUP = 32  # candidates of which the best is looked at first, at most
 MANY = 4  # times k: if a block has so many candidates for each query, all of it is scored exactly
 PAIRS = 2048  # of query and candidate, whose vectors are read together
@@ -110,7 +110,7 @@ class QueryScan:
         """Look at (B, D) candidates of one modality in low precision; False: it can't tell them apart."""
         groups = -(-len(block) // self.group)
         found = self.products[: groups * self.group]
-        torch.mm(block, self.across, out=found[: len(block)])
+        self.multiply(block, found[: len(block)])
         found[len(block) :] = -torch.inf
         found = found.view(groups, self.group, -1)
         if groups >= self.k and torch.isinf(self.least).any():  # k groups have k candidates as good as their best
@@ -131,6 +131,16 @@ class QueryScan:
         places = (group[hit] * self.group + place)[alive].cpu().numpy()
         self.pending.append((queries[alive].cpu().numpy(), rows[places], upper[alive].cpu().numpy()))
         return True
+
+    def multiply(self, block: Tensor, found: Tensor) -> None:
+        """Write products of (B, D) candidates, rounded already or as they are, with all queries to (B, Q)."""
+        if block.dtype == self.across.dtype:
+            torch.mm(block, self.across, out=found)
+            return
+        memory = torch.empty(min(ROWS, len(block)), block.shape[1], dtype=self.across.dtype)
+        for start in range(0, len(block), ROWS):
+            some = block[start : start + ROWS]
+            torch.mm(memory[: len(some)].copy_(some), self.across, out=found[start : start + ROWS])
 
     def search(self, vectors: Floats, rows: Ints, modalities: Ints | NDArray[np.int8]) -> None:
         """Score all of a block exactly."""
@@ -227,11 +237,10 @@ def scan_pool(
     Returns:
         Scores (Q, min(k, C)) float32, highest first, and rows of the pool (Q, min(k, C)); ties to the lower row.
     """
-    few = sum(len(query.vectors) for query in queries) < FEW and device.type == "cpu"
-    precision = precision or (FP32 if few else precision_of(device))
+    precision = precision or precision_of(device)
     memory = torch.empty(BLOCK * max(len(q.vectors) for q in queries), dtype=precision.dtype, device=device)
     parts = [QueryScan(query, min(k, pool.size), precision, memory) for query in queries]
-    for start, vectors, block in blocks(pool, device, precision):
+    for start, vectors, block in blocks(pool, device, precision, is_rounded=len(parts) > 1):
         modalities = pool.modalities[start : start + len(block)]
         for modality in np.unique(modalities).tolist():
             chosen = np.flatnonzero(modalities == modality)
@@ -246,13 +255,18 @@ def scan_pool(
     return np.concatenate([p.scores for p in parts]), np.concatenate([p.rows for p in parts])
 
 
-def blocks(pool: Pool, device: torch.device, precision: Precision) -> Iterator[tuple[int, Floats, Tensor]]:
-    """Yield first rows, vectors, and the same rounded in memory that the next block overwrites."""
+def blocks(
+    pool: Pool, device: torch.device, precision: Precision, is_rounded: bool
+) -> Iterator[tuple[int, Floats, Tensor]]:
+    """Yield first rows, vectors, and the same rounded in memory that the next block overwrites.
+
+    Unless `is_rounded` is asked for, a CPU's are as they are: one part of queries rounds them as it multiplies.
+    """
     memory: Tensor | None = None
     for start in range(0, pool.size, BLOCK):
         vectors = pool.vectors(slice(start, min(start + BLOCK, pool.size)))
         plain = torch.from_numpy(vectors)
-        if plain.dtype == precision.dtype and device.type == "cpu":
+        if device.type == "cpu" and (plain.dtype == precision.dtype or not is_rounded):
             yield start, vectors, plain
             continue
         memory = torch.empty_like(plain, dtype=precision.dtype, device=device) if memory is None else memory

@@ -9,6 +9,7 @@ would be most of a single search.
 """
 
 import logging
+import sys
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -21,9 +22,12 @@ from gcl.retrieve.exact import NO_ROW, Pool, Query, best_of_pool, kept
 
 log = logging.getLogger(__name__)
 
-FEW = 4  # queries that are searched by one pass in float32
+FEW = 8  # queries that are multiplied one by one, and searched by a pass in float32 even if torch is at hand
+SOME = 64  # queries that are searched by such a pass before torch is imported
+PIECE = 2048  # candidates that stay in a cache while one query after the other is multiplied with them
 QUERIES = 1024  # that are scored at a time
-WORTH_A_SCAN = 50_000_000  # scores; below, a plain search is done before torch is imported
+WORTH_A_SCAN = 1_000_000  # scores; below, a plain search of everything is as quick
+WORTH_AN_IMPORT = 12_000_000  # scores; below, such a search is done before torch is imported
 FAR_FROM_ONE = 1e-3  # of a unit vector's length
 BLOCK = 1 << 15  # candidates that are read at a time
 LENGTH = 1 + 1e-3  # at most, of a unit vector that is taken for one
@@ -84,10 +88,12 @@ def search(queries: Floats, candidates: Floats, k: int = 10, device: str = "auto
 
 def best_rows(queries: list[Query], pool: Pool, k: int, device: str) -> tuple[Floats, Ints]:
     """Return scores and rows (Q, min(k, C)) of the k best of a pool: for few queries, of a small pool, or by a scan."""
-    n = sum(len(query.vectors) for query in queries)
-    if n and n <= FEW and len(queries) == 1 and device != "cuda":
+    n, is_imported = sum(len(query.vectors) for query in queries), "torch" in sys.modules
+    if pool.size * n < WORTH_A_SCAN and n > FEW:
+        return best_of_pool(queries, pool, k)
+    if 0 < n <= (FEW if is_imported else SOME) and len(queries) == 1 and device != "cuda":
         return search_few(queries[0], pool, k)
-    if pool.size * n < WORTH_A_SCAN:
+    if pool.size * n < (WORTH_A_SCAN if is_imported else WORTH_AN_IMPORT):
         return best_of_pool(queries, pool, k)
     if find_spec("torch") is None:
         log.warning(
@@ -104,6 +110,21 @@ def bound(width: int) -> float:
     """Return how far a float32 product of vectors of length 1 and a given width may be off."""
     u = (width + 2) * 2.0**-24
     return LENGTH**2 * u / (1 - u)
+
+
+def products(block: Floats, vectors: Floats) -> Floats:
+    """Return (Q, B) products of (B, D) candidates with a few (Q, D) queries; each candidate is read from memory once.
+
+    A product with one vector runs at the memory's rate, one with two or three at half of it.
+    """
+    if len(vectors) > FEW:
+        return vectors @ block.T
+    found = np.empty((len(vectors), len(block)), np.float32)
+    for start in range(0, len(block), PIECE):
+        some = block[start : start + PIECE]
+        for row, vector in zip(found, vectors, strict=True):
+            np.dot(some, vector, out=row[start : start + len(some)])
+    return found
 
 
 def search_few(query: Query, pool: Pool, k: int) -> tuple[Floats, Ints]:
@@ -124,12 +145,12 @@ def search_few(query: Query, pool: Pool, k: int) -> tuple[Floats, Ints]:
     for start in range(0, pool.size, BLOCK):
         some = slice(start, min(start + BLOCK, pool.size))
         block, modalities = pool.vectors(some), pool.modalities[some]
-        cosines = block @ query.vectors.T  # (B, Q) float32
+        cosines = products(block, query.vectors)
         if np.isnan(cosines).any():
             raise UserError("scores hold NaN")
         for number in range(n):
             factors, offsets = query.factors[number, modalities], query.offsets[number, modalities]
-            upper = cosines[:, number] * factors + (offsets + margin[number, modalities])
+            upper = cosines[number] * factors + (offsets + margin[number, modalities])
             rows = np.flatnonzero(upper >= near[number].least)
             if len(rows):
                 near[number] = narrowed(near[number], upper[rows], rows + start, margin[number], pool.modalities, k)
