@@ -75,7 +75,8 @@ def open_workers(onnx: Path, device: str, threads: int) -> Encoder:
     """Open all graphs for many items: cores of a CPU take a batch each, which keeps them busier than one for all."""
     if resolve(device) == "cuda":
         return open_encoder(onnx, device, threads)
-    cores = threads or os.cpu_count() or 1
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS can't tell
+    cores = threads or own or 1
     workers = min(cores, WORKERS)
     opened = open_encoder(onnx, device, cores // workers)
     return opened._replace(threads=cores, pool=ThreadPoolExecutor(workers))

@@ -98,9 +98,10 @@ class Vista(nn.Module):
         Raises:
             UserError: it is no square.
         """
-        self.grid = math.isqrt(count)
-        if self.grid**2 != count:
+        side = math.isqrt(count)
+        if side**2 != count:
             raise UserError(f"image_tokens: {count}: expected a square number, such as 1, 9 or 49")
+        self.grid = side
 
     # Sizes come from .shape: len() is a plain number, which an export would fix.
     def empty_ids(self, n: int) -> Tensor:
