@@ -62,8 +62,8 @@ restore: setup
 repro: setup
 	dvc repro
 
-# An hour, 12 GB of disk, peers in the same processes; writes results/benchmarks/ and results/tables/performance.md.
-BENCHMARKS := machine loss topk embedding training startup growth retrieval_memory collection cutoff
+# An hour and more, 12 GB of disk, peers in the same processes; writes results/benchmarks/ and results/tables/performance.md.
+BENCHMARKS := machine loss topk embedding training startup growth retrieval_memory collection cutoff scale
 bench: setup
 	python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	for name in $(BENCHMARKS); do python benchmarks/$$name.py; done
