@@ -112,7 +112,7 @@ def test_the_tables_of_the_neighbours_are_what_was_written(root):
         return found
 
     text = (root / "docs/neighbours.md").read_text()
-    for mark, folder in (("neighbours", "neighbours"), ("calibrations", "emoji")):
+    for mark, folder in (("neighbours", "neighbours"), ("image tokens", "image_tokens"), ("calibrations", "emoji")):
         shown = rows(text.partition(f"<!-- {mark} -->")[2].partition("<!-- end -->")[0])
         assert len(shown) > 8
         assert {cell for row in shown[2:] for cell in row[1:]} - {"–"} <= means(folder)
