@@ -9,6 +9,11 @@ from gcl.data.items import Contents, Item, Qrel, Task
 from support.workflow import ROOT
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest module, so that no worker waits for another at the end."""
+    items.sort(key=lambda item: item.path.name != "test_workflow.py")
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT

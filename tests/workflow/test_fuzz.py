@@ -38,7 +38,7 @@ from support.arrays import SAME, unit_rows
 from support.workflow import ROOT
 
 fuzzed = settings(
-    max_examples=int(os.environ.get("FUZZ", "40")),
+    max_examples=int(os.environ.get("FUZZ", "25")),
     derandomize="FUZZ" not in os.environ,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
