@@ -16,7 +16,7 @@ run: setup
 	@echo "tables: results/tables/summary.md   page: results/report.html"
 
 test: setup check
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	ruff check .

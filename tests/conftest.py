@@ -9,9 +9,12 @@ from gcl.data.items import Contents, Item, Qrel, Task
 from support.workflow import ROOT
 
 
+LONGEST = ("test_workflow.py", "test_kills.py", "test_encoders.py", "test_conda.py", "test_own_pairs.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest module, so that no worker waits for another at the end."""
-    items.sort(key=lambda item: item.path.name != "test_workflow.py")
+    """Begin with the longest modules, so that no worker waits for another at the end (--no-loadscope-reorder)."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
