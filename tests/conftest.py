@@ -8,7 +8,6 @@ from gcl.config.project import Project, load
 from gcl.data.items import Contents, Item, Qrel, Task
 from support.workflow import ROOT
 
-
 LONGEST = ("test_workflow.py", "test_kills.py", "test_encoders.py", "test_conda.py", "test_own_pairs.py")
 
 
