@@ -20,7 +20,8 @@ from gcl.common.command import parser, run
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path
 from gcl.common.names import lookup
-from gcl.data.prepared import read_benchmark
+from gcl.data.items import Task
+from gcl.data.prepared import PreparedBenchmark, read_benchmark
 from gcl.data.records import read_parquet
 from gcl.rerank.lists import rows_in
 from gcl.retrieve.run_file import STORED, Ranking, rankings, run_table
@@ -63,17 +64,22 @@ def of_query(ranking: Ranking, place: int) -> dict[str, float]:
     return dict(zip(ranking.candidates[place], ranking.scores[place].tolist(), strict=True))
 
 
-def parents_of(prepared: Path, table: str) -> dict[str, str]:
-    """Return child -> parent of a table.
+def parents_of(prepared: Path, bench: PreparedBenchmark, children: Task) -> dict[str, str]:
+    """Return child -> parent of all candidates of a task.
 
     Raises:
-        UserError: the benchmark says nothing of it.
+        UserError: the benchmark names no parent of one.
     """
     rows = read_parquet(prepared / "parents.parquet").to_pylist()
-    found = {row["item_id"]: row["parent_id"] for row in rows if row["table"] == table}
-    if not found:
-        raise UserError(f"{prepared}/parents.parquet names no parent of '{table}'; is it a benchmark of two levels?")
-    return found
+    found = {(row["table"], row["item_id"]): row["parent_id"] for row in rows}
+    tables = {table for pool in children.pools.values() for table in pool}
+    ids = [(table, item) for table in sorted(tables) for item in bench.tables[table].ids.to_pylist()]
+    if lacking := next((key for key in ids if key not in found), None):
+        raise UserError(
+            f"{prepared}/parents.parquet names no parent of '{lacking[0]}', item '{lacking[1]}'; "
+            f"is it a benchmark of two levels?"
+        )
+    return {item: found[table, item] for table, item in ids}
 
 
 def pairs_of(found: Sequence[Ranking], parents: str, children: str, run_file: Path) -> list[tuple[Ranking, Ranking]]:
@@ -105,9 +111,7 @@ def blend_levels(run_file: Path, prepared: Path, parents: str, children: str, we
     task, other = (lookup(tasks, name, "task", str(prepared / "task.json")) for name in (parents, children))
     if task.queries != other.queries:
         raise UserError(f"tasks '{parents}' and '{children}' have other queries, {task.queries} and {other.queries}")
-    parent_of = {
-        c: p for pool in other.pools.values() for table in pool for c, p in parents_of(prepared, table).items()
-    }
+    parent_of = parents_of(prepared, bench, other)
     found = list(rankings(run_file, {name: bench.queries(one) for name, one in tasks.items()}))
     if not (matched := pairs_of(found, parents, children, run_file)):
         raise UserError(f"{run_file} has no ranking of task '{parents}'")
