@@ -60,7 +60,8 @@ def glance(results: Path, backbone: str) -> None:
             print(glance_table(found))
             shown = True
     if not shown:
-        raise UserError(f"{results}/scores holds no scores yet; run `snakemake --cores all`")
+        whose = "" if backbone == "*" else f" of backbone '{backbone}'"
+        raise UserError(f"{results}/scores holds no scores yet{whose}; run `snakemake --cores all`")
 
 
 def main() -> None:
