@@ -62,9 +62,9 @@ rule prepare_benchmark:
     log:
         err=f"{R}/logs/prepare/{{benchmark}}.log",
         manifest=f"{R}/manifests/prepare/{{benchmark}}.json",
+    priority: 1
     conda:
         ENVIRONMENT
-    priority: 1
     threads: workflow.cores
     resources:
         mem_mb=16000,
