@@ -14,6 +14,7 @@ from gcl.losses.denominators import RULES
 from gcl.prepare.benchmarks import reader_of
 from gcl.prepare.benchmarks.own import Options as HeldOut
 from gcl.prepare.pairs import reader_of_pairs
+from gcl.prepare.triplets import FORMS
 from gcl.rerank.lists import FIRST_STAGE, RERANK
 from gcl.retrieve.calibration import MODES
 
@@ -51,6 +52,18 @@ def check(project: Project) -> None:
         for name in experiment.recipes:
             rule = project.recipes[name].loss.denominator
             lookup(RULES, rule, f"denominator of recipe {name}", "src/gcl/losses/denominators.py")
+            check_triplets(project, name)
+
+
+def check_triplets(project: Project, recipe: str) -> None:
+    """Refuse triplets of a data set that doesn't say how they are written."""
+    triplets = project.recipes[recipe].triplets
+    if triplets and triplets.data:
+        form = project.datasets[triplets.data].triplets
+        where = f"config/datasets.yaml: {triplets.data}: triplets"
+        lookup(
+            FORMS, form or "nothing", f"form of triplets of recipe {recipe}", f"{where}; src/gcl/prepare/triplets.py"
+        )
 
 
 def check_rerank(project: Project, experiment: Experiment) -> None:

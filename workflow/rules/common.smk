@@ -41,6 +41,7 @@ wildcard_constraints:
     backbone="|".join({*CONFIG.backbones, CONFIG.sentences}),
     recipe="|".join(RECIPES),
     benchmark="|".join(CONFIG.embedded),
+    triplets="|".join([*PROJECT.datasets, r"composed\.[0-9]+"]),
     part="|".join(re.escape(part) for name in (CONFIG.pairs, *CONFIG.embedded) for part in part_names(PROJECT, name)),
 
 
@@ -146,9 +147,23 @@ def train_inputs(wildcards):
         inputs["weights"] = towers_files(wildcards)
     if PROJECT.recipes[wildcards.recipe].loss.separation:
         inputs["sentences"] = sentences()
+    if triplets := triplets_of(wildcards.recipe):
+        inputs["triplets"] = triplets_folder(wildcards.backbone, triplets)
+        inputs["triplet-features"] = f"{R}/embeddings/{wildcards.backbone}/triplets/{triplets}"
     if init := PROJECT.recipes[wildcards.recipe].init:
         inputs["init"] = f"{R}/checkpoints/{wildcards.backbone}/{init}"
     return inputs
+
+
+def triplets_of(recipe):
+    """What a recipe's triplets are called: their data set, or composed of the pairs with so many of each."""
+    row = PROJECT.recipes[recipe].triplets
+    return row and (row.data or f"composed.{row.neighbours}")
+
+
+def triplets_folder(backbone, triplets):
+    """Where triplets lie; those that are composed differ by backbone."""
+    return f"{R}/triplets/{triplets}" if triplets in PROJECT.datasets else f"{R}/composed/{backbone}/{triplets}"
 
 
 def sentences():

@@ -1,5 +1,6 @@
 # IN:  rows of config/datasets.yaml and config/benchmarks.yaml
-# OUT: data/<dataset>/fetched.json, results/prepared/<pairs or benchmark>/, results/shared/<benchmark>/
+# OUT: data/<dataset>/fetched.json, results/prepared/<pairs or benchmark>/, results/shared/<benchmark>/, results/triplets/,
+#      results/composed/<backbone>/
 
 
 rule fetch:
@@ -50,6 +51,51 @@ rule prepare_pairs:
     shell:
         "python -m gcl.prepare --data {params.data:q} --reader {params.reader:q} --reject-limit {params.limit}"
         " {params.cut} {params.held:q} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
+rule triplets:
+    """Turn {wildcards.dataset} into canonical triplets"""
+    input:
+        fetched="data/{dataset}/fetched.json",
+        code=code("prepare.triplets"),
+    output:
+        directory(f"{R}/triplets/{{dataset}}"),
+    log:
+        err=f"{R}/logs/triplets/{{dataset}}.log",
+        manifest=f"{R}/manifests/triplets/{{dataset}}.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=16000,
+        runtime=1440,
+    params:
+        data=lambda w: f"data/{w.dataset}",
+        form=lambda w: PROJECT.datasets[w.dataset].triplets,
+        limit=CONFIG.reject_limit,
+    shell:
+        "python -m gcl.prepare.triplets --data {params.data:q} --form {params.form:q} --reject-limit {params.limit}"
+        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
+rule compose:
+    """Make triplets of {CONFIG.pairs}, of each pair and pairs like it by {wildcards.backbone}"""
+    input:
+        pairs=f"{R}/prepared/{CONFIG.pairs}",
+        features=f"{R}/embeddings/{{backbone}}/towers/{CONFIG.pairs}",
+        code=code("prepare.compose"),
+    output:
+        directory(f"{R}/composed/{{backbone}}/composed.{{neighbours}}"),
+    log:
+        err=f"{R}/logs/{{backbone}}/compose.{{neighbours}}.log",
+        manifest=f"{R}/manifests/{{backbone}}/compose.{{neighbours}}.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    shell:
+        "python -m gcl.prepare.compose --pairs {input.pairs:q} --features {input.features:q}"
+        " --neighbours {wildcards.neighbours} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 
 rule prepare_benchmark:

@@ -1,4 +1,4 @@
-# IN:  data/<weights>/, results/prepared/<pairs>/, rows of config/backbones.yaml and config/recipes.yaml
+# IN:  data/<weights>/, results/prepared/<pairs>/, results/triplets/, rows of config/backbones.yaml and config/recipes.yaml
 # OUT: results/checkpoints/<backbone>/<recipe>/seed<n>/, results/onnx/<backbone>/<recipe>/seed<n>/
 
 
@@ -46,7 +46,7 @@ rule train:
         recipe=lambda w: to_json(PROJECT.recipes[w.recipe]),
         seeds=lambda w: seeds(w.recipe),
         device=CONFIG.device,
-        paths=flags("pairs", "features", "init", "sentences"),
+        paths=flags("pairs", "features", "init", "sentences", "triplets", "triplet-features"),
         launch=launch,
         resume=f"{R}/resume/{{backbone}}/{{recipe}}",
         tensorboard=f"{R}/logs/{{backbone}}/{{recipe}}/tensorboard",

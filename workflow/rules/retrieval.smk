@@ -55,6 +55,32 @@ rule infer_sentences:
         " --threads {threads} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 
+rule infer_triplets:
+    """Embed the triplets {wildcards.triplets} with the frozen towers of {wildcards.backbone}"""
+    input:
+        onnx=f"{R}/onnx/{{backbone}}/towers",
+        prepared=lambda w: triplets_folder(w.backbone, w.triplets),
+        code=code("infer"),
+    output:
+        directory(f"{R}/embeddings/{{backbone}}/triplets/{{triplets}}"),
+    log:
+        err=f"{R}/logs/{{backbone}}/towers/infer.triplets.{{triplets}}.log",
+        manifest=f"{R}/manifests/{{backbone}}/towers/infer.triplets.{{triplets}}.json",
+    conda:
+        ENVIRONMENT
+    threads: 2
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+        gpu=GPU,
+    params:
+        device=CONFIG.device,
+        texts=lambda w: "" if w.triplets in PROJECT.datasets else "--only-texts",
+    shell:
+        "python -m gcl.infer --onnx {input.onnx:q} --prepared {input.prepared:q} --device {params.device} {params.texts}"
+        " --threads {threads} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
 rule infer:
     """Embed {wildcards.part} with {wildcards.recipe} on {wildcards.backbone}"""
     input:

@@ -59,6 +59,7 @@ class Dataset:
     archives: list[Archive] = field(default_factory=list)
     videos: Videos | None = None
     pairs: str | None = None  # a module of prepare/pairs/, for data sets that train
+    triplets: str | None = None  # a form of prepare/triplets.py, for those of triplets
 
 
 def selected(dataset: Dataset, tasks: Collection[str] | None) -> Dataset:

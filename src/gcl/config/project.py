@@ -150,6 +150,9 @@ def check_names(project: Project) -> None:
                 f"baseline of experiment {experiment.name}: recipe",
                 "config.yaml",
             )
+    for name in chosen:
+        if (triplets := project.recipes[name].triplets) and triplets.data:
+            lookup(project.datasets, triplets.data, f"triplets of recipe {name}: data set", "config/datasets.yaml")
     check_experiments(config)
     if twice := {name for name in chosen if chosen.count(name) > 1}:
         raise UserError(f"config: recipes in more than one experiment: {', '.join(sorted(twice))}")

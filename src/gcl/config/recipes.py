@@ -60,6 +60,18 @@ class Combine:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Triplets:
+    """Queries of an image and a text that says what to change, and the images that are meant, beside the pairs."""
+
+    weight: Positive = 1.0  # of their loss, gcl.losses.composed; that of the pairs has 1
+    data: str | None = None  # a data set of triplets; none: made of the pairs and pairs like them (CoLLM)
+    neighbours: Count = 4  # triplets that are made of a pair
+    slerp: Annotated[float, Field(ge=0, le=1)] = (
+        0.5  # where the query's image lies between the pair's and the neighbour's
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Recipe:
     """How one model is trained."""
 
@@ -75,6 +87,7 @@ class Recipe:
     width: Count | None = None  # of a head's outputs, the first so many are kept in the end
     dropout: Share = 0.0  # between the two layers of a head
     flip: bool = True  # mirror half of the images
+    triplets: Triplets | None = None  # for heads whose fusion is a sum
     full: Full = field(default_factory=Full)
     combine: Combine | None = None
 

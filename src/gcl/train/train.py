@@ -36,6 +36,8 @@ class Paths(NamedTuple):
     features: Path | None
     init: Path | None
     sentences: Path | None
+    triplets: Path | None
+    triplet_features: Path | None
     resume: Path | None
     tensorboard: Path | None
     device: str
@@ -55,7 +57,7 @@ def train_heads_seed(
     import torch
 
     from gcl.models import family
-    from gcl.train.frozen import parity_sample, read_features, train_heads
+    from gcl.train.frozen import parity_sample, read_composed, read_features, train_heads
     from gcl.train.head import apply_folded
 
     # One thread: the result doesn't depend on how many cores the job was given.
@@ -70,6 +72,8 @@ def train_heads_seed(
     if recipe.combine is not None:
         combined_seed(name, backbone, recipe, seed, paths, about, folder)
         return
+    if recipe.triplets is not None and paths.triplets is not None and paths.triplet_features is not None:
+        data = data._replace(composed=read_composed(paths.triplets, paths.triplet_features, paths.features))
     start = None if paths.init is None else read_checkpoint(paths.init / f"seed{seed}", name)
     label = f"train {folder.parent.name} seed {seed}"
     width = backbone.model_cfg["embed_dim"]
@@ -110,6 +114,8 @@ def train_whole_seed(
 
     if recipe.loss.widths or recipe.width:
         raise UserError("width and loss.widths are for heads; whole models keep the width of their backbone")
+    if recipe.triplets is not None:
+        raise UserError("triplets are for heads; whole models train on pairs alone")
     if family(backbone.family).as_it_is is not None:
         if recipe.epochs:
             raise UserError(f"{name} is used as it is (family {backbone.family}): choose a recipe that trains nothing")
@@ -135,6 +141,8 @@ def train(
     features: Path | None,
     init: Path | None,
     sentences: Path | None,
+    triplets: Path | None,
+    triplet_features: Path | None,
     resume: Path | None,
     tensorboard: Path | None,
     device: str,
@@ -144,7 +152,9 @@ def train(
     """Train every seed."""
     if recipe.trainable != "heads" and device != "cpu":
         claim_gpu()
-    paths = Paths(pairs, data, features, init, sentences, resume, tensorboard, device, workers)
+    paths = Paths(
+        pairs, data, features, init, sentences, triplets, triplet_features, resume, tensorboard, device, workers
+    )
     about: dict[str, Any] = {"fusion": backbone.fusion}
     if dataset is not None:
         about["data"] = {"name": pairs.name, "source": dataset.source, "licence": dataset.licence}
@@ -187,6 +197,10 @@ def main() -> None:
     read.add_argument(
         "--sentences", type=Path, metavar="FOLDER", help="captions' features by a sentence encoder (loss.separation)"
     )
+    read.add_argument(
+        "--triplets", type=Path, metavar="FOLDER", help="what `compose` or `triplets` wrote (recipe.triplets)"
+    )
+    read.add_argument("--triplet-features", type=Path, metavar="FOLDER", help="towers' outputs for the triplets")
     how = options.add_argument_group("how")
     how.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"], help="for training of towers (auto)")
     how.add_argument("--workers", type=int, default=1, metavar="N", help="threads that read images (1)")

@@ -1,0 +1,178 @@
+"""Turn public triplets (an image and a text, and the image that is meant) into the canonical tables.
+
+In:  data/<data set>/ with a file of annotations, and images by the names that it has.
+Out: images, texts and triplets.parquet (data/triplets.py); what can't be used is listed in rejects.csv.
+
+megapairs  MegaPairs.jsonl: q_img, q_text (several, each a triplet), t_img, hns (images that are not meant);
+           arXiv 2412.14475
+vista_s2   Image_Edit_307K_filter.jsonl and T2IT.jsonl, one or both: q_type, c_type, query, positive, hard_negative; an
+           image with an edit to an image, and a text to an image with its text; arXiv 2406.04292
+records    triplets.jsonl: query_image, query_text, target_image, target_text, negatives; the last two may be absent.
+           MagicLens describes its (unreleased) triplets by the first three; arXiv 2403.19651
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gcl.common.command import parser, run
+from gcl.common.errors import UserError
+from gcl.common.files import atomic_path
+from gcl.common.progress import progress
+from gcl.data.annotations import locate, read_jsonl, text_of, text_or_none, value_of
+from gcl.data.records import write_rejects
+from gcl.data.triplets import Triplet, write_triplets
+from gcl.prepare.prepare import examine
+
+log = logging.getLogger(__name__)
+
+
+class Record(NamedTuple):
+    """A line of annotations, and where the images it names are."""
+
+    folder: Path
+    place: str
+    values: dict[str, Any]
+
+    def image(self, name: Any, key: str) -> str:
+        """Return the location of an image.
+
+        Raises:
+            UserError: it has no name, or one that leaves the folder.
+        """
+        return locate(self.folder, text_of({key: name}, key, self.place), self.place)
+
+    def images(self, key: str) -> tuple[str, ...]:
+        """Return the locations of a list of images, none where the key is absent."""
+        names = value_of(self.values, key, list, self.place) if self.values.get(key) is not None else []
+        return tuple(self.image(name, key) for name in names)
+
+
+def of_megapairs(record: Record) -> Iterator[Triplet]:
+    """Yield a triplet for every text of a record."""
+    values, place = record.values, record.place
+    query, target = (record.image(values.get(key), key) for key in ("q_img", "t_img"))
+    if not (texts := value_of(values, "q_text", list, place)):
+        raise UserError(f"{place}: 'q_text' is empty, expected a text or several")
+    for text in texts:
+        yield Triplet(place, query, text_of({"q_text": text}, "q_text", place), target, None, record.images("hns"))
+
+
+def of_vista_s2(record: Record) -> Iterator[Triplet]:
+    """Yield the triplet of a record: an edit of an image, or an image with its text for a text."""
+    values, place = record.values, record.place
+    kind = text_of(values, "q_type", place), text_of(values, "c_type", place)
+    if kind == ("mm_it", "image"):
+        image, text = two(values, "query", place)
+        target, words = values.get("positive"), None
+        query = record.image(image, "query")
+        negatives = record.images("hard_negative")
+    elif kind == ("text", "mm_it"):
+        query, text = None, values.get("query")
+        target, words = two(values, "positive", place)
+        words = text_of({"positive": words}, "positive", place)
+        negatives = ()  # are images with texts of their own; those of other queries serve
+    else:
+        raise UserError(f"{place}: q_type and c_type are {kind}, expected mm_it and image, or text and mm_it")
+    text = text_of({"query": text}, "query", place)
+    yield Triplet(place, query, text, record.image(target, "positive"), words, negatives)
+
+
+def two(values: dict[str, Any], key: str, place: str) -> list[Any]:
+    """Return an image and its text."""
+    found = value_of(values, key, list, place)
+    if len(found) != 2:
+        raise UserError(f"{place}: '{key}' has {len(found)} parts, expected an image and a text")
+    return found
+
+
+def of_records(record: Record) -> Iterator[Triplet]:
+    """Yield the triplet of a record."""
+    values, place = record.values, record.place
+    query, target = (record.image(values.get(key), key) for key in ("query_image", "target_image"))
+    texts = text_of(values, "query_text", place), text_or_none(values, "target_text", place)
+    yield Triplet(place, query, texts[0], target, texts[1], record.images("negatives"))
+
+
+Form = tuple[tuple[str, ...], Callable[[Record], Iterator[Triplet]]]  # files, and what a line of them becomes
+FORMS: dict[str, Form] = {
+    "megapairs": (("MegaPairs.jsonl",), of_megapairs),
+    "vista_s2": (("Image_Edit_307K_filter.jsonl", "T2IT.jsonl"), of_vista_s2),
+    "records": (("triplets.jsonl",), of_records),
+}
+
+
+def read(data: Path, form: str) -> Iterator[Triplet]:
+    """Yield the triplets of a folder; what is wrong with one becomes its fault.
+
+    Raises:
+        UserError: none of the form's files is there, or one is no JSON Lines.
+    """
+    names, made = FORMS[form]
+    if not (paths := [data / name for name in names if (data / name).exists()]):
+        raise UserError(f"{data} has no {' or '.join(names)}, where triplets of form {form} are; is it the folder?")
+    for path in paths:
+        for place, values in read_jsonl(path):
+            try:
+                yield from made(Record(data, place, values))
+            except UserError as error:
+                yield Triplet(place, None, None, None, None, (), str(error))
+
+
+def usable(triplets: Iterable[Triplet], listing: Path) -> tuple[list[Triplet], dict[str, str], int]:
+    """Drop triplets that are at fault or whose images can't be read, and list them.
+
+    Returns:
+        Those that stay, the sha256 of every image by its location, and how many were dropped.
+    """
+    digests: dict[str, str] = {}
+    faults: dict[str, str] = {}
+    kept, rejects = [], []
+    for triplet in progress(triplets, "check triplets", "triplet"):
+        for image in triplet.images:
+            if image not in digests and image not in faults:
+                found = examine(image)
+                (faults if found.fault else digests)[image] = found.fault or found.sha256
+        bad = next((image for image in triplet.images if image in faults), "")
+        if fault := triplet.fault or faults.get(bad, ""):
+            rejects.append((triplet.name, bad, fault))
+        else:
+            kept.append(triplet)
+    write_rejects(listing, rejects)
+    return kept, digests, len(rejects)
+
+
+def triplets(data: Path, form: str, reject_limit: float, output: Path) -> dict[str, int]:
+    """Write the triplets of a data set; return how many there are, and how many were left out.
+
+    Raises:
+        UserError: none is usable, or too many are not.
+    """
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        kept, digests, dropped = usable(read(data, form), folder / "rejects.csv")
+        if not kept or dropped > reject_limit * (len(kept) + dropped):
+            with (folder / "rejects.csv").open(encoding="utf-8") as file:
+                first = next(iter(file.readlines()[1:]), "its files hold none").strip()
+            raise UserError(
+                f"{data}: {dropped} of {len(kept) + dropped} triplets are unusable, more than reject_limit "
+                f"{reject_limit:.1%} allows, or none is usable; first: {first}"
+            )
+        if dropped:
+            log.warning("%d triplets unusable, of %d: listed in rejects.csv", dropped, len(kept) + dropped)
+        return {"triplets": write_triplets(folder, kept, digests), "unusable": dropped}
+
+
+def main() -> None:
+    """Run from the command line."""
+    options = parser("triplets", __doc__, "--data data/megapairs --form megapairs --output results/triplets/megapairs")
+    options.add_argument("--data", required=True, type=Path, metavar="FOLDER", help="annotations and images")
+    options.add_argument("--form", required=True, choices=list(FORMS), help="how they are written")
+    options.add_argument("--reject-limit", type=float, default=0.01, help="largest share of unusable triplets (0.01)")
+    options.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder to write")
+    run(options, triplets)
+
+
+if __name__ == "__main__":
+    main()
