@@ -29,8 +29,8 @@ from gcl.prepare.prepare import prepare_benchmark
 from gcl.retrieve.calibration import fit
 from gcl.retrieve.item_vectors import ModelOutputs
 from gcl.retrieve.task_ranker import Ranker
-from gcl.train.combined import apply_combined, combine, private_part, training_features
-from gcl.train.frozen import Features, read_features, standardised
+from gcl.train.heads.combined import apply_combined, combine, private_part, training_features
+from gcl.train.heads.frozen import Features, read_features, standardised
 from gcl.train.optimizer import Steps
 from measure import arguments, table, write
 

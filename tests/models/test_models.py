@@ -20,7 +20,7 @@ from gcl.models.base import Graph
 from gcl.models.checkpoints import read_checkpoint, write_checkpoint
 from gcl.models.timm_hf import HEADS, load_by_name, load_in_order
 from gcl.models.weight_layouts import read_weights
-from gcl.train.head import Head, apply_folded
+from gcl.train.heads.head import Head, apply_folded
 from gcl.train.train import Paths, train_heads_seed
 from support.arrays import SAME
 
@@ -132,7 +132,7 @@ def trained(tmp_path, project, rng):
     about = {"graphs": {"image": "of these towers"}, "preprocess": {}, "context": 64, "clean": "none"}
     (towers / "export.json").write_text(json.dumps(about))
     (features / "towers.json").write_text(json.dumps({"image": "of these towers"}))
-    paths = Paths(pairs, tmp_path, features, None, None, None, None, None, None, "cpu", 1)
+    paths = Paths(pairs, tmp_path, features, None, None, None, None, "cpu", 1)
     backbone = project.backbones["clip_lite"]
     train_heads_seed("clip_lite", backbone, recipe, 0, paths, {}, tmp_path / "run/seed0")
     return tmp_path, backbone, recipe, paths

@@ -59,7 +59,7 @@ def gradients(backbone, plan, pairs, data, chunk=None, dropout=0.0):
             module.p = dropout
     built.model.train()
     chosen = chosen_weights(built.model, plan, "x")
-    paths = Paths(pairs, data, None, None, None, None, None, None, None, "cpu", 1)
+    paths = Paths(pairs, data, None, None, None, None, None, "cpu", 1)
     task = make_task(built, backbone, plan, Rank(0, 1, torch.device("cpu")), paths, chosen)._replace(chunk=chunk)
     batch = next(Loader(pairs, plan, built, 0, slice(0, plan.batch_size), 1).steps(0, 1))
     value, _ = accumulate(task, batch, 0, 0)

@@ -148,8 +148,8 @@ def train_inputs(wildcards):
     if PROJECT.recipes[wildcards.recipe].loss.separation:
         inputs["sentences"] = sentences()
     if triplets := triplets_of(wildcards.recipe):
-        inputs["triplets"] = triplets_folder(wildcards.backbone, triplets)
-        inputs["triplet-features"] = f"{R}/embeddings/{wildcards.backbone}/triplets/{triplets}"
+        features = f"{R}/embeddings/{wildcards.backbone}/triplets/{triplets}"
+        inputs["triplets"] = [triplets_folder(wildcards.backbone, triplets), features]
     if init := PROJECT.recipes[wildcards.recipe].init:
         inputs["init"] = f"{R}/checkpoints/{wildcards.backbone}/{init}"
     return inputs

@@ -44,7 +44,7 @@ class Full:
 class Combine:
     """The heads of all seeds of the recipe that is continued as one vector, and what stands beside it.
 
-    Nothing is trained; gcl.train.combined has the formulas.
+    Nothing is trained; gcl.train.heads.combined has the formulas.
     """
 
     private: Annotated[float, Field(ge=0)] = 0.0  # weight of the towers' own features

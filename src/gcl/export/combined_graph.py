@@ -1,4 +1,4 @@
-"""The ONNX graph of a combined model: what gcl.train.combined has in torch, with the bank in it."""
+"""The ONNX graph of a combined model: what gcl.train.heads.combined has in torch, with the bank in it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from gcl.config.recipes import Combine
 from gcl.export.graphs import OUTPUT, head_nodes, save_graph
 from gcl.models.base import Keys
-from gcl.train.combined import OTHER, SAME, private_place, seeds_of
+from gcl.train.heads.combined import OTHER, SAME, private_place, seeds_of
 
 Weights = dict[str, np.ndarray]
 
@@ -48,7 +48,7 @@ class Graph:
         )
 
     def stored(self, state: Mapping[str, np.ndarray], key: str, name: str) -> str:
-        """Add rows as `gcl.train.combined.stored` keeps them, return the name of them as float32."""
+        """Add rows as `gcl.train.heads.combined.stored` keeps them, return the name of them as float32."""
         rows = self.constant(name, state[key])
         if state[key].dtype == np.int8:
             scale = self.constant(f"{name}_scale", state[f"{key}_scale"])

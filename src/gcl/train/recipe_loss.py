@@ -1,6 +1,6 @@
 """Raw outputs to the unit vectors of all three modalities, and the loss of a recipe on them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,7 +9,6 @@ from torch.nn.functional import normalize
 
 from gcl.common.errors import UserError
 from gcl.config.recipes import Loss
-from gcl.losses.composed import composed_loss, slerp
 from gcl.losses.gcl import gcl_loss, separation_loss
 from gcl.losses.ncl import ncl_loss
 
@@ -88,52 +87,3 @@ def recipe_loss(
         distance.diagonal(start).zero_()
         total = total + loss.separation * separation_loss(vectors[0], vectors[1], distance, temperature, rows)
     return total
-
-
-class ComposedBatch(NamedTuple):
-    """Rows of the features of N triplets, below 0 for none."""
-
-    images: Tensor  # (I, F) features that heads take
-    text: Tensor  # (T, G)
-    query_image: Tensor  # (N,)
-    between_image: Tensor
-    query_text: Tensor
-    candidate_image: Tensor
-    candidate_text: Tensor
-    negatives: Tensor  # (M,) images
-
-
-def composed_batch_loss(
-    batch: ComposedBatch,
-    heads: Mapping[str, Callable[[Tensor], Tensor]],
-    fusion: str,
-    share: float,
-    temperature: float,
-) -> Tensor:
-    """Return the loss of composed queries.
-
-    Args:
-        batch: of triplets.
-        heads: by modality, features (B, F) -> raw outputs (B, D).
-        fusion: sum_raw or sum_unit.
-        share: where a query's image lies between its two, if it has two.
-        temperature: of the loss.
-    """
-
-    def outputs(modality: str, rows: Tensor) -> Tensor:
-        """Return (N, D), zeros for none."""
-        there = rows >= 0
-        raw = heads[modality]((batch.images if modality == "image" else batch.text)[rows[there]])
-        if fusion == "sum_unit":
-            raw = normalize(raw, dim=1)
-        return raw.new_zeros(len(rows), raw.shape[1]).index_put((there.nonzero()[:, 0],), raw)
-
-    image, second = outputs("image", batch.query_image), outputs("image", batch.between_image)
-    image = torch.where((batch.between_image >= 0)[:, None], slerp(image, second, share), image)
-    queries = normalize(image + outputs("text", batch.query_text), dim=1)
-    images = torch.cat([batch.candidate_image, batch.negatives])
-    texts = torch.cat([batch.candidate_text, torch.full_like(batch.negatives, -1)])
-    candidates = normalize(outputs("image", images) + outputs("text", texts), dim=1)
-    n = len(queries)
-    same = (images[:n, None] == images) & (texts[:n, None] == texts)
-    return composed_loss(queries, candidates, temperature, same)

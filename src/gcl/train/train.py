@@ -12,6 +12,7 @@ A recipe of full training that is killed goes on from --resume to the same resul
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,12 +37,11 @@ class Paths(NamedTuple):
     features: Path | None
     init: Path | None
     sentences: Path | None
-    triplets: Path | None
-    triplet_features: Path | None
     resume: Path | None
     tensorboard: Path | None
     device: str
     threads: int
+    triplets: Sequence[Path] = ()  # a folder of triplets, and the towers' outputs for it
 
 
 def rank_index() -> int:
@@ -57,8 +57,9 @@ def train_heads_seed(
     import torch
 
     from gcl.models import family
-    from gcl.train.frozen import parity_sample, read_composed, read_features, train_heads
-    from gcl.train.head import apply_folded
+    from gcl.train.heads.composed import read_composed
+    from gcl.train.heads.frozen import parity_sample, read_features, train_heads
+    from gcl.train.heads.head import apply_folded
 
     # One thread: the result doesn't depend on how many cores the job was given.
     torch.set_num_threads(1)
@@ -72,8 +73,8 @@ def train_heads_seed(
     if recipe.combine is not None:
         combined_seed(name, backbone, recipe, seed, paths, about, folder)
         return
-    if recipe.triplets is not None and paths.triplets is not None and paths.triplet_features is not None:
-        data = data._replace(composed=read_composed(paths.triplets, paths.triplet_features, paths.features))
+    if recipe.triplets is not None and paths.triplets:
+        data = data._replace(composed=read_composed(paths.triplets[0], paths.triplets[1], paths.features))
     start = None if paths.init is None else read_checkpoint(paths.init / f"seed{seed}", name)
     label = f"train {folder.parent.name} seed {seed}"
     width = backbone.model_cfg["embed_dim"]
@@ -90,8 +91,8 @@ def combined_seed(
     import numpy as np
 
     from gcl.models import family
-    from gcl.train.combined import apply_combined, combine
-    from gcl.train.frozen import parity_sample, read_features
+    from gcl.train.heads.combined import apply_combined, combine
+    from gcl.train.heads.frozen import parity_sample, read_features
 
     if paths.init is None or paths.features is None or recipe.combine is None:
         raise UserError("combine joins the heads of another recipe: name it as `init`")
@@ -141,20 +142,17 @@ def train(
     features: Path | None,
     init: Path | None,
     sentences: Path | None,
-    triplets: Path | None,
-    triplet_features: Path | None,
     resume: Path | None,
     tensorboard: Path | None,
     device: str,
     workers: int,
     output: Path,
+    triplets: Sequence[Path] = (),
 ) -> None:
     """Train every seed."""
     if recipe.trainable != "heads" and device != "cpu":
         claim_gpu()
-    paths = Paths(
-        pairs, data, features, init, sentences, triplets, triplet_features, resume, tensorboard, device, workers
-    )
+    paths = Paths(pairs, data, features, init, sentences, resume, tensorboard, device, workers, triplets)
     about: dict[str, Any] = {"fusion": backbone.fusion}
     if dataset is not None:
         about["data"] = {"name": pairs.name, "source": dataset.source, "licence": dataset.licence}
@@ -198,9 +196,13 @@ def main() -> None:
         "--sentences", type=Path, metavar="FOLDER", help="captions' features by a sentence encoder (loss.separation)"
     )
     read.add_argument(
-        "--triplets", type=Path, metavar="FOLDER", help="what `compose` or `triplets` wrote (recipe.triplets)"
+        "--triplets",
+        type=Path,
+        nargs=2,
+        default=(),
+        metavar=("FOLDER", "FEATURES"),
+        help="what `compose` or `triplets` wrote, and the towers' outputs for it (recipe.triplets)",
     )
-    read.add_argument("--triplet-features", type=Path, metavar="FOLDER", help="towers' outputs for the triplets")
     how = options.add_argument_group("how")
     how.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"], help="for training of towers (auto)")
     how.add_argument("--workers", type=int, default=1, metavar="N", help="threads that read images (1)")

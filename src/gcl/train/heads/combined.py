@@ -26,8 +26,8 @@ from torch.nn.functional import normalize, pad
 
 from gcl.config.recipes import Combine
 from gcl.models.base import Keys
-from gcl.train.frozen import Features
-from gcl.train.head import apply_folded
+from gcl.train.heads.frozen import Features
+from gcl.train.heads.head import apply_folded
 
 State = dict[str, Tensor]
 T = TypeVar("T")

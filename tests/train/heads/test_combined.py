@@ -9,9 +9,9 @@ from gcl.config.recipes import Combine
 from gcl.export.combined_graph import combined_graph
 from gcl.infer.session import open_session
 from gcl.models import family
-from gcl.train.combined import apply_combined, combine, read_back, seeds_of, stored, training_features
-from gcl.train.frozen import Features
-from gcl.train.head import Head, apply_folded
+from gcl.train.heads.combined import apply_combined, combine, read_back, seeds_of, stored, training_features
+from gcl.train.heads.frozen import Features
+from gcl.train.heads.head import Head, apply_folded
 
 TWO, ONE = family("timm_hf").heads, family("vista").heads
 PAIRS, D, SEEDS = 20, 6, 3

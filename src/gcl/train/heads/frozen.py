@@ -13,12 +13,12 @@ from gcl.common.errors import UserError
 from gcl.common.progress import progress
 from gcl.config.recipes import Recipe
 from gcl.data.records import fused_keys, read_pairs, to_codes
-from gcl.data.triplets import read_triplets
 from gcl.losses.gcl import duplicates
 from gcl.models.base import Keys
-from gcl.train.head import Head
+from gcl.train.heads.composed import Composed, composed_batch_loss
+from gcl.train.heads.head import Head
 from gcl.train.optimizer import Curve, Steps
-from gcl.train.recipe_loss import ComposedBatch, composed_batch_loss, recipe_loss, triplet
+from gcl.train.recipe_loss import recipe_loss, triplet
 
 PARITY_ROWS = 32
 
@@ -34,47 +34,7 @@ class Features(NamedTuple):
     fused_rows: Tensor  # (P, V) rows of `fused`
     views: Tensor  # (P,) how many of them are distinct
     sentences: Tensor | None  # (T, S) unit features of the texts by a sentence encoder, for loss.separation
-    composed: "Composed | None" = None  # for recipe.triplets
-
-
-class Composed(NamedTuple):
-    """Tower outputs of training triplets."""
-
-    images: Tensor  # (I, F)
-    text: Tensor  # (T, G)
-    rows: dict[str, Tensor]  # (N,) rows of both by data.triplets.COLUMNS, NOTHING for none
-    negatives: list[list[int]]  # rows of images
-
-    def batch(self, size: int, generator: torch.Generator) -> ComposedBatch:
-        """Draw so many triplets, or all, each with one of its negatives if there is any."""
-        order = torch.randperm(len(self.negatives), generator=generator)[:size].tolist()
-        chance = torch.rand(len(order), generator=generator).tolist()
-        drawn = [
-            own[int(c * len(own))] for own, c in zip((self.negatives[i] for i in order), chance, strict=True) if own
-        ]
-        rows = {name: rows[order] for name, rows in self.rows.items()}
-        return ComposedBatch(self.images, self.text, **rows, negatives=torch.tensor(drawn, dtype=torch.long))
-
-
-def read_composed(triplets: Path, features: Path, features_of_pairs: Path) -> Composed:
-    """Read tower outputs of a folder of triplets; where it has no images of its own, theirs are the pairs'.
-
-    Raises:
-        UserError: the outputs are another tower's, or of other triplets.
-    """
-    found = read_triplets(triplets)
-    towers = [(path / "towers.json").read_text(encoding="utf-8") for path in (features, features_of_pairs)]
-    if towers[0] != towers[1]:
-        raise UserError(f"{features} and {features_of_pairs} come from different towers; run `infer` again")
-    own = features / "image.npy"
-    images, text = (
-        np.load(p) for p in (own if own.exists() else features_of_pairs / "image.npy", features / "text.npy")
-    )
-    for name, rows in found.columns.items():
-        if rows.max() >= len(images if name.endswith("image") else text):
-            raise UserError(f"{features} has fewer rows than {triplets} names as {name}; run `infer` again")
-    tensors = {name: torch.from_numpy(rows) for name, rows in found.columns.items()}
-    return Composed(torch.from_numpy(images), torch.from_numpy(text), tensors, found.negatives)
+    composed: Composed | None = None  # for recipe.triplets
 
 
 def read_features(pairs: Path, features: Path, sentences: Path | None) -> Features:
@@ -175,9 +135,7 @@ def train_heads(
     if odd := [w for w in (*recipe.loss.widths, recipe.width or 1) if w >= embedding]:
         raise UserError(f"{name}: width {odd[0]}: expected less than the {embedding} outputs that a head has")
     if recipe.triplets is not None and (data.composed is None or fusion == "native"):
-        raise UserError(
-            f"{name}: triplets need --triplets and --triplet-features, and a fusion that is a sum: {fusion}"
-        )
+        raise UserError(f"{name}: triplets need --triplets, and a fusion that is a sum: {fusion}")
     torch.manual_seed(seed)
     generator, of_triplets = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
     data, by_modality = standardised(data, keys, embedding, recipe.dropout)

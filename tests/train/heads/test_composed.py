@@ -1,4 +1,4 @@
-"""Heads on frozen features: widths that are trained for, and that are kept."""
+"""Triplets beside the pairs: their loss against a loop, and that it is learned."""
 
 from dataclasses import replace
 
@@ -10,11 +10,10 @@ from gcl.common.errors import UserError
 from gcl.config.recipes import Loss, Recipe, Triplets
 from gcl.data.triplets import COLUMNS, write_table
 from gcl.losses.composed import slerp
-from gcl.losses.gcl import gcl_loss
 from gcl.models import family
-from gcl.train.frozen import Composed, Features, read_composed, train_heads
-from gcl.train.head import apply_folded
-from gcl.train.recipe_loss import composed_batch_loss, triplet
+from gcl.train.heads.composed import Composed, composed_batch_loss, read_composed
+from gcl.train.heads.frozen import Features, train_heads
+from gcl.train.heads.head import apply_folded
 
 KEYS, WIDTH, PAIRS = dict(family("timm_hf").heads), 16, 64
 CL = Loss(directions={"image>text": 1, "text>image": 1}, denominator="target_only", temperature=0.1)
@@ -32,35 +31,6 @@ def data():
 
 def heads(data, recipe, start=None):
     return train_heads(data, recipe, KEYS, "sum_raw", WIDTH, 0, start, "test")
-
-
-def loss_at(data, state, width):
-    outputs = {m: apply_folded(KEYS[m], state, x) for m, x in (("image", data.images[:PAIRS]), ("text", data.text))}
-    units = triplet({m: x[:, :width] for m, x in outputs.items()}, "sum_raw")
-    return gcl_loss(units.vectors, CL.directions, CL.denominator, 0.1, None, None, units.mix).item()
-
-
-def test_widths_are_trained_for_and_kept(data):
-    plain = Recipe(loss=CL, epochs=40, batch_size=32, learning_rate=5e-3)
-    state, _ = heads(data, plain)
-    nested, _ = heads(data, replace(plain, loss=replace(CL, widths=[2, 4])))
-    assert loss_at(data, nested, 2) < 0.9 * loss_at(data, state, 2)
-    cut, _ = heads(data, replace(plain, epochs=0, width=2), nested)
-    assert {cut[KEYS[m].second].shape[0] for m in KEYS} == {2}
-    assert loss_at(data, cut, 2) == pytest.approx(loss_at(data, nested, 2), rel=1e-4)
-
-
-@pytest.mark.parametrize("change", [{"width": WIDTH}, {"loss": replace(CL, widths=[4, 99])}])
-def test_a_width_that_a_head_has_not_is_refused(data, change):
-    with pytest.raises(UserError, match=r"width (16|99): expected less than the 16 outputs"):
-        heads(data, replace(Recipe(loss=CL, epochs=1, batch_size=32, learning_rate=1e-3), **change))
-
-
-def test_the_loss_is_the_mean_over_the_widths(data):
-    whole = Recipe(loss=replace(CL, widths=[2, 4]), epochs=1, batch_size=PAIRS, learning_rate=1e-3)
-    start, _ = heads(data, replace(whole, epochs=0))
-    _, (line,) = heads(data, whole, start)
-    assert line["loss"] == pytest.approx(np.mean([loss_at(data, start, width) for width in (2, 4, WIDTH)]), rel=1e-4)
 
 
 def composed_data(data):
@@ -120,7 +90,7 @@ def test_triplets_are_learned_and_leave_other_recipes_as_they_are(data):
 
 
 def test_triplets_that_are_not_there_are_asked_for(data):
-    with pytest.raises(UserError, match="triplets need --triplets and --triplet-features"):
+    with pytest.raises(UserError, match="triplets need --triplets"):
         heads(data, Recipe(loss=CL, epochs=1, batch_size=32, learning_rate=1e-3, triplets=Triplets()))
 
 

@@ -1,0 +1,1 @@
+"""Heads on frozen towers: trained on features that were computed once."""
