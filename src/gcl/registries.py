@@ -9,13 +9,13 @@ from typing import Any
 from gcl.common.errors import UserError
 from gcl.common.names import lookup, providers
 from gcl.common.rows import parse
-from gcl.config.project import Experiment, Project
+from gcl.config.project import Experiment, Project, experiment_of
 from gcl.losses.denominators import RULES
 from gcl.prepare.benchmarks import reader_of
 from gcl.prepare.benchmarks.own import Options as HeldOut
 from gcl.prepare.pairs import reader_of_pairs
 from gcl.prepare.triplets import FORMS
-from gcl.rerank.lists import FIRST_STAGE, RERANK
+from gcl.rerank.lists import FIRST_STAGE, JOINT, SECOND_STAGES
 from gcl.retrieve.calibration import MODES
 
 
@@ -46,13 +46,14 @@ def check(project: Project) -> None:
             )
     for experiment in config.experiments:
         for name in experiment.calibrations:
-            known = dict.fromkeys((*MODES, RERANK))
+            known = dict.fromkeys((*MODES, *SECOND_STAGES))
             lookup(known, name, f"calibration of experiment {experiment.name}", "retrieve/calibration.py")
         check_rerank(project, experiment)
         for name in experiment.recipes:
             rule = project.recipes[name].loss.denominator
             lookup(RULES, rule, f"denominator of recipe {name}", "src/gcl/losses/denominators.py")
             check_triplets(project, name)
+            check_distil(project, name)
 
 
 def check_triplets(project: Project, recipe: str) -> None:
@@ -66,11 +67,23 @@ def check_triplets(project: Project, recipe: str) -> None:
         )
 
 
+def check_distil(project: Project, recipe: str) -> None:
+    """Refuse to be taught by a second stage that the recipe it continues has not."""
+    row = project.recipes[recipe]
+    if row.distil is None:
+        return
+    if row.init is None or row.distil.of not in experiment_of(project.config, row.init).calibrations:
+        raise UserError(
+            f"config: recipe {recipe} is taught by what ranks `init` again, {row.init}; add calibration "
+            f"{row.distil.of} to its experiment"
+        )
+
+
 def check_rerank(project: Project, experiment: Experiment) -> None:
     """Refuse a second stage without a first, or without a benchmark that trains it and is none of those measured."""
-    where, trains = f"config: experiment {experiment.name}: calibration {RERANK}", project.config.reranker
-    if RERANK not in experiment.calibrations:
+    if not (stages := [name for name in experiment.calibrations if name in SECOND_STAGES]):
         return
+    where, trains = f"config: experiment {experiment.name}: calibration {stages[0]}", project.config.reranker
     if FIRST_STAGE not in experiment.calibrations:
         raise UserError(f"{where}: ranks again what {FIRST_STAGE} finds; add {FIRST_STAGE}")
     if trains is None:
@@ -79,6 +92,9 @@ def check_rerank(project: Project, experiment: Experiment) -> None:
         )
     if trains in project.config.benchmarks:
         raise UserError(f"{where}: {trains} would train the re-ranker and measure it; leave it out of benchmarks")
+    reader = project.config.reader
+    if JOINT in stages and project.backbones[reader].family != "vista":
+        raise UserError(f"{where}: reader {reader} reads no image tokens; give a backbone of family vista")
 
 
 def check_options(project: Project, name: str) -> None:

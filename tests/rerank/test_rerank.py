@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gcl.common.arrays import MODALITIES
 from gcl.common.errors import UserError
 from gcl.data.items import write_benchmark
 from gcl.data.prepared import read_benchmark
@@ -17,7 +16,7 @@ from gcl.export.graphs import head_graph
 from gcl.infer.store import Outputs
 from gcl.rerank.features import NAMES, Evidence, Items, count_words, pair_features, words_of
 from gcl.rerank.fit_reranker import fit_reranker
-from gcl.rerank.lists import FIRST_STAGE, RERANK, Inputs, Lists, evidence_of
+from gcl.rerank.lists import FIRST_STAGE, RERANK, Inputs, Lists
 from gcl.rerank.listwise import list_loss, train
 from gcl.rerank.rerank import again, rerank
 from gcl.retrieve.calibration import fit, write_calibration
@@ -130,7 +129,7 @@ def rows_by_mode(path):
 def test_the_first_k_are_ranked_by_the_network_and_the_rest_keep_their_places(stage, k):
     inputs, pairs, folder = stage
     fit_reranker(inputs, pairs, k, folder / "reranker")
-    rerank(inputs, folder / "reranker", folder / "out.parquet")
+    rerank(inputs, [folder / "reranker"], folder / "out.parquet")
     before, after = rows_by_mode(inputs[0]), rows_by_mode(folder / "out.parquet")
     assert {mode: after[mode] for mode in before} == before
     assert after[RERANK].keys() == before[FIRST_STAGE].keys()
@@ -150,9 +149,8 @@ def test_the_first_k_are_ranked_by_the_network_and_the_rest_keep_their_places(st
 def test_a_perfect_network_reaches_what_the_first_stage_found_within_k(stage):
     inputs, _, _ = stage
     bench = read_benchmark(inputs[1])
-    evidence = evidence_of(inputs, "seed0", {m: np.zeros(4, np.float32) for m in MODALITIES}, count_words([]))
     for k in (1, 2, 4):
-        for lists in Lists(bench, k).of_run(inputs[0], 0, evidence):
+        for lists in Lists(bench, k).of_run(inputs[0], 0):
             (task,) = (t for t in bench.tasks if t.name == lists.ranking.task)
             good = [bench.qrels[task.name].get(query, {}) for query in bench.queries(task)]
             flat = [c in own for own, row in zip(good, lists.ranking.candidates, strict=True) for c in row[:k]]
@@ -163,19 +161,20 @@ def test_a_perfect_network_reaches_what_the_first_stage_found_within_k(stage):
 
 def test_equal_scores_keep_the_first_stage_s_order(stage):
     inputs, _, folder = stage
-    for name, content in (("words.json", {"texts": 0, "counts": {}}), ("reranker.json", {"k": 5, "features": NAMES})):
+    about = {"kind": RERANK, "k": 5, "features": NAMES}
+    for name, content in (("words.json", {"texts": 0, "counts": {}}), ("reranker.json", about)):
         (folder / "flat/seed0").mkdir(parents=True, exist_ok=True)
         (folder / "flat/seed0" / name).write_text(json.dumps(content))
     np.savez(folder / "flat/seed0/tower_means.npz", image=np.zeros(4, np.float32), text=np.zeros(4, np.float32))
     zeros = np.zeros((2, len(NAMES)), np.float32)
     head_graph(zeros, np.zeros(2, np.float32), np.zeros((1, 2), np.float32), folder / "flat/seed0/reranker.onnx")
-    rerank(inputs, folder / "flat", folder / "out.parquet")
+    rerank(inputs, [folder / "flat"], folder / "out.parquet")
     after = rows_by_mode(folder / "out.parquet")
     for key, old in after[FIRST_STAGE].items():
         assert [r["candidate_id"] for r in after[RERANK][key]] == [r["candidate_id"] for r in old]
-    (folder / "flat/seed0/reranker.json").write_text(json.dumps({"k": 5, "features": ["score"]}))
+    (folder / "flat/seed0/reranker.json").write_text(json.dumps(about | {"features": ["score"]}))
     with pytest.raises(UserError, match="takes the features score, expected score, image image"):
-        rerank(inputs, folder / "flat", folder / "again.parquet")
+        rerank(inputs, [folder / "flat"], folder / "again.parquet")
 
 
 def test_a_run_without_the_first_stage_is_refused(stage):
@@ -197,14 +196,14 @@ def test_what_is_broken_or_done_twice_is_refused(stage):
         with pytest.raises(UserError, match=f"k is {k}, expected 1 or more candidates"):
             fit_reranker(inputs, pairs, k, folder / "reranker")
     fit_reranker(inputs, pairs, 100, folder / "reranker")
-    rerank(inputs, folder / "reranker", folder / "again.parquet")
+    rerank(inputs, [folder / "reranker"], folder / "again.parquet")
     with pytest.raises(UserError, match="is ranked again already; give the run that `retrieve` wrote"):
-        rerank(inputs._replace(run_file=folder / "again.parquet"), folder / "reranker", folder / "out.parquet")
+        rerank(inputs._replace(run_file=folder / "again.parquet"), [folder / "reranker"], folder / "out.parquet")
     (folder / "cut.parquet").write_bytes(inputs.run_file.read_bytes()[:500])
     for name, said in (("cut.parquet", "Parquet"), ("nowhere.parquet", "does not exist")):
         with pytest.raises(UserError, match=rf"{name}.*{said}.*`retrieve`"):
-            rerank(inputs._replace(run_file=folder / name), folder / "reranker", folder / "out.parquet")
+            rerank(inputs._replace(run_file=folder / name), [folder / "reranker"], folder / "out.parquet")
     (folder / "reranker/seed0/tower_means.npz").unlink()
     with pytest.raises(UserError, match="tower_means.npz.*`fit_reranker`"):
-        rerank(inputs, folder / "reranker", folder / "out.parquet")
+        rerank(inputs, [folder / "reranker"], folder / "out.parquet")
     assert not (folder / "out.parquet").exists()

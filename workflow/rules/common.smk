@@ -20,7 +20,7 @@ from gcl.data.own import fingerprint, is_unpinned
 from gcl.prepare.hold_out import HELD_OUT
 from gcl.prepare.pairs import forms
 from gcl.registries import check
-from gcl.rerank.lists import RERANK
+from gcl.rerank.lists import JOINT, SECOND_STAGES
 from gcl.retrieve.biases import BIASES
 
 PROJECT = load(config)
@@ -38,9 +38,10 @@ RECIPES = [recipe for experiment in CONFIG.experiments for recipe in experiment.
 
 wildcard_constraints:
     dataset="|".join(PROJECT.datasets),
-    backbone="|".join({*CONFIG.backbones, CONFIG.sentences}),
+    backbone="|".join({*CONFIG.backbones, CONFIG.sentences, CONFIG.reader}),
     recipe="|".join(RECIPES),
     benchmark="|".join(CONFIG.embedded),
+    stage="|".join(SECOND_STAGES),
     triplets="|".join([*PROJECT.datasets, r"composed\.[0-9]+"]),
     part="|".join(re.escape(part) for name in (CONFIG.pairs, *CONFIG.embedded) for part in part_names(PROJECT, name)),
 
@@ -150,6 +151,8 @@ def train_inputs(wildcards):
     if triplets := triplets_of(wildcards.recipe):
         features = f"{R}/embeddings/{wildcards.backbone}/triplets/{triplets}"
         inputs["triplets"] = [triplets_folder(wildcards.backbone, triplets), features]
+    if distil := PROJECT.recipes[wildcards.recipe].distil:
+        inputs["taught"] = f"{R}/taught/{wildcards.backbone}/{PROJECT.recipes[wildcards.recipe].init}/{distil.of}"
     if init := PROJECT.recipes[wildcards.recipe].init:
         inputs["init"] = f"{R}/checkpoints/{wildcards.backbone}/{init}"
     return inputs
@@ -240,14 +243,14 @@ def retrieve_inputs(wildcards):
     return inputs
 
 
-def is_reranked(recipe):
-    """Whether a second stage follows."""
-    return RERANK in experiment_of(CONFIG, recipe).calibrations
+def second_stages(recipe):
+    """The calibrations that are second stages."""
+    return [mode for mode in experiment_of(CONFIG, recipe).calibrations if mode in SECOND_STAGES]
 
 
 def last_run(wildcards):
     """What is scored: the run with the second stage's rankings, or without."""
-    folder = "reranked" if is_reranked(wildcards.recipe) else "runs"
+    folder = "reranked" if second_stages(wildcards.recipe) else "runs"
     return f"{R}/{folder}/{wildcards.backbone}/{wildcards.recipe}/{wildcards.benchmark}.parquet"
 
 
@@ -264,6 +267,22 @@ def rerank_inputs(backbone, recipe, benchmark):
         inputs["towers"] = [*map(str, place(PROJECT, backbone, "towers", benchmark).embeddings)]
     if found.shared:
         inputs["shared"] = str(found.shared)
+    return inputs
+
+
+def teach_inputs(backbone, recipe):
+    """The lists that a second stage ranked again of the benchmark that trained it, and the towers' outputs for them."""
+    inputs = rerank_inputs(backbone, recipe, CONFIG.reranker)
+    inputs["run"] = f"{R}/reranked/{backbone}/{recipe}/{CONFIG.reranker}.parquet"
+    return {name: inputs[name] for name in ("run", "prepared", "towers", "shared") if name in inputs}
+
+
+def rerankers(wildcards):
+    """What ranks a recipe's runs again, and what a joint one reads with."""
+    stages = second_stages(wildcards.recipe)
+    inputs = {"reranker": [f"{R}/rerankers/{wildcards.backbone}/{wildcards.recipe}/{stage}" for stage in stages]}
+    if JOINT in stages:
+        inputs["tokens"] = f"{R}/onnx/{CONFIG.reader}/towers"
     return inputs
 
 

@@ -46,7 +46,7 @@ rule train:
         recipe=lambda w: to_json(PROJECT.recipes[w.recipe]),
         seeds=lambda w: seeds(w.recipe),
         device=CONFIG.device,
-        paths=flags("pairs", "features", "init", "sentences", "triplets"),
+        paths=flags("pairs", "features", "init", "sentences", "triplets", "taught"),
         launch=launch,
         resume=f"{R}/resume/{{backbone}}/{{recipe}}",
         tensorboard=f"{R}/logs/{{backbone}}/{{recipe}}/tensorboard",

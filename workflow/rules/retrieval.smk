@@ -1,6 +1,6 @@
 # IN:  results/onnx/<backbone>/<recipe>/, results/prepared/<benchmark>/
 # OUT: results/embeddings/, results/calibrations/, results/runs/<backbone>/<recipe>/<benchmark>.parquet, results/rerankers/,
-#      results/reranked/, results/scores/, results/submissions/
+#      results/reranked/, results/taught/, results/scores/, results/submissions/
 
 
 rule infer_towers:
@@ -172,7 +172,9 @@ rule retrieve:
         runtime=1440,
         gpu=GPU,
     params:
-        calibrations=lambda w: [mode for mode in experiment_of(CONFIG, w.recipe).calibrations if mode != RERANK],
+        calibrations=lambda w: [
+            mode for mode in experiment_of(CONFIG, w.recipe).calibrations if mode not in SECOND_STAGES
+        ],
         depth=CONFIG.depth,
         device=CONFIG.device,
         paths=flags("prepared", "embeddings", "shared", "onnx", "calibration"),
@@ -189,7 +191,7 @@ rule fit_reranker:
         pairs=f"{R}/prepared/{CONFIG.pairs}",
         code=code("rerank.fit_reranker"),
     output:
-        directory(f"{R}/rerankers/{{backbone}}/{{recipe}}"),
+        directory(f"{R}/rerankers/{{backbone}}/{{recipe}}/rerank"),
     log:
         err=f"{R}/logs/{{backbone}}/{{recipe}}/fit_reranker.log",
         manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/fit_reranker.json",
@@ -205,11 +207,36 @@ rule fit_reranker:
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 
+rule fit_joint:
+    """Train a re-ranker of {wildcards.recipe} that reads both together, on {CONFIG.reranker}"""
+    input:
+        unpack(lambda w: rerank_inputs(w.backbone, w.recipe, CONFIG.reranker)),
+        tokens=f"{R}/onnx/{CONFIG.reader}/towers",
+        weights=fetched_lists([CONFIG.reader]),
+        code=code("rerank.fit_joint", f"models.{PROJECT.backbones[CONFIG.reader].family}"),
+    output:
+        directory(f"{R}/rerankers/{{backbone}}/{{recipe}}/joint"),
+    log:
+        err=f"{R}/logs/{{backbone}}/{{recipe}}/fit_joint.log",
+        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/fit_joint.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=8000,
+        runtime=720,
+    params:
+        paths=flags("run", "prepared", "embeddings", "tokens"),
+        row=to_json(PROJECT.backbones[CONFIG.reader]),
+    shell:
+        "python -m gcl.rerank.fit_joint {params.paths:q} --backbone {params.row:q}"
+        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
 rule rerank:
     """Rank the first candidates of every query of {wildcards.benchmark} again"""
     input:
         unpack(lambda w: rerank_inputs(w.backbone, w.recipe, w.benchmark)),
-        reranker=f"{R}/rerankers/{{backbone}}/{{recipe}}",
+        unpack(rerankers),
         code=code("rerank"),
     output:
         f"{R}/reranked/{{backbone}}/{{recipe}}/{{benchmark}}.parquet",
@@ -222,9 +249,31 @@ rule rerank:
         mem_mb=4000,
         runtime=1440,
     params:
-        paths=flags("run", "prepared", "embeddings", "towers", "shared", "calibration", "reranker"),
+        paths=flags("run", "prepared", "embeddings", "towers", "shared", "calibration", "reranker", "tokens"),
     shell:
         "python -m gcl.rerank {params.paths:q}"
+        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+
+
+rule teach:
+    """Write what {wildcards.stage} of {wildcards.recipe} on {CONFIG.reranker} teaches"""
+    input:
+        unpack(lambda w: teach_inputs(w.backbone, w.recipe)),
+        code=code("rerank.teach"),
+    output:
+        directory(f"{R}/taught/{{backbone}}/{{recipe}}/{{stage}}"),
+    log:
+        err=f"{R}/logs/{{backbone}}/{{recipe}}/teach.{{stage}}.log",
+        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/teach.{{stage}}.json",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        paths=flags("run", "prepared", "towers", "shared"),
+    shell:
+        "python -m gcl.rerank.teach {params.paths:q} --kind {wildcards.stage}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 

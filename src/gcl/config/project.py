@@ -46,7 +46,8 @@ class Config:
     backbones: Annotated[list[str], Field(min_length=1)]
     benchmarks: Annotated[list[str], Field(min_length=1)]
     submissions: list[str] = field(default_factory=list)  # benchmarks with hidden labels: files for their servers
-    reranker: str | None = None  # the benchmark that trains re-rankers, for experiments with calibration `rerank`
+    reranker: str | None = None  # the benchmark that trains re-rankers, for calibrations `rerank` and `joint`
+    reader: str = "vista_lite_25"  # the backbone whose image tokens and text encoder calibration `joint` reads with
     experiments: Annotated[list[Experiment], Field(min_length=1)]
     device: Literal["auto", "cuda", "cpu"] = "auto"
     processes: Count = 1  # of full training, one per GPU, started by torchrun
@@ -127,6 +128,7 @@ def check_names(project: Project) -> None:
     """Look every name up in its registry."""
     config = project.config
     lookup(project.backbones, config.sentences, "sentence encoder", "config/backbones.yaml")
+    lookup(project.backbones, config.reader, "reader", "config/backbones.yaml")
     lookup(project.datasets, config.pairs, "data set", "config/datasets.yaml")
     for name in config.backbones:
         row = lookup(project.backbones, name, "backbone", "config/backbones.yaml")

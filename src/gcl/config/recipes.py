@@ -72,6 +72,14 @@ class Triplets:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Distil:
+    """The order of a re-ranker's lists, beside the pairs: those that rank `init` again on the config's `reranker`."""
+
+    of: Literal["rerank", "joint"] = "rerank"  # which second stage
+    weight: Positive = 1.0  # of its loss, gcl.train.heads.distilled; that of the pairs has 1
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Recipe:
     """How one model is trained."""
 
@@ -88,6 +96,7 @@ class Recipe:
     dropout: Share = 0.0  # between the two layers of a head
     flip: bool = True  # mirror half of the images
     triplets: Triplets | None = None  # for heads whose fusion is a sum
+    distil: Distil | None = None  # for heads whose fusion is a sum
     full: Full = field(default_factory=Full)
     combine: Combine | None = None
 

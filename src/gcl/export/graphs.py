@@ -28,11 +28,10 @@ def export_module(graph: Graph, path: Path) -> None:
     """
     import torch
 
-    dims = {
-        "batch": torch.export.Dim("batch", max=4096),
-        "tokens": torch.export.Dim("tokens", min=2, max=graph.longest),
-    }
-    shapes = tuple({i: dims[n] for i, n in enumerate(names)} for names in graph.free.values())
+    names = {name for free in graph.free.values() for name in free} - {"batch"}
+    dims = {name: torch.export.Dim(name, min=2, max=graph.longest) for name in sorted(names)}
+    dims["batch"] = torch.export.Dim("batch", max=4096)
+    shapes = tuple({i: dims[name] for i, name in enumerate(free)} for free in graph.free.values())
     with torch.inference_mode():
         is_single = isinstance(graph.module(*graph.inputs.values()), torch.Tensor)
     outputs = [OUTPUT] if is_single else [OUTPUT, *MORE_OUTPUTS]

@@ -15,8 +15,8 @@ class Graph(NamedTuple):
 
     module: "nn.Module"
     inputs: dict[str, "Tensor"]
-    free: dict[str, tuple[str, ...]]  # input -> names of its free leading dimensions: batch, tokens
-    longest: int = 512  # tokens
+    free: dict[str, tuple[str, ...]]  # input -> names of its free leading dimensions: batch, and of lengths
+    longest: int = 512  # of a length
 
 
 class Built(NamedTuple):

@@ -18,7 +18,7 @@ from gcl.score.statistics import Result, averages, difference, of_seeds, pools_o
 
 HIDDEN_OPTIONS = ("tasks", "mixed", "annotations")  # say what is read, not how
 SHOWN_CALIBRATION = "center_zscore"  # beside none, in the summary
-SECOND_STAGE = "rerank"  # beside both, where there is one
+SECOND_STAGES = {"rerank": "rerank ranks its first 50 again", "joint": "joint its first 20"}  # beside both
 ABOUT_POOLS = """The global pool holds
 candidates of {all} modalities, a local pool those of one. """
 
@@ -54,10 +54,11 @@ def summary(
     header = ["recipe", *(pool if mode == "none" else f"{pool}, {mode}" for pool, mode in columns), "modality gap"]
     modalities = len({task.candidate_modality for task in tasks})
     has_both = set(pools) == {"global", "local"}
+    again = "".join(f"; {SECOND_STAGES[name]}" for name in shown if name in SECOND_STAGES)
     about = ABOUT_POOLS.format(all="all three" if modalities == 3 else "both") if has_both and modalities > 1 else ""
     return f"""# {title}: {measure}, mean of {len(tasks)} tasks
 
-Percent; mean over seeds ± deviation over seeds [95 % bootstrap interval over {query_counts(bench)} queries per task{in_clusters(bench)}]. {about}{SHOWN_CALIBRATION} is a calibration of scores without training{"; rerank ranks its first 50 again" if SECOND_STAGE in shown else ""}.
+Percent; mean over seeds ± deviation over seeds [95 % bootstrap interval over {query_counts(bench)} queries per task{in_clusters(bench)}]. {about}{SHOWN_CALIBRATION} is a calibration of scores without training{again}.
 
 {highest(cells, columns)}
 
@@ -82,8 +83,8 @@ def highest(cells: list[list[str]], columns: list[tuple[str, str]]) -> str:
 
 def shown_modes(config: Config) -> tuple[str, ...]:
     """Return the calibrations that the summary shows."""
-    is_reranked = any(SECOND_STAGE in experiment.calibrations for experiment in config.experiments)
-    return ("none", SHOWN_CALIBRATION, SECOND_STAGE) if is_reranked else ("none", SHOWN_CALIBRATION)
+    used = {name for experiment in config.experiments for name in experiment.calibrations}
+    return ("none", SHOWN_CALIBRATION, *(name for name in SECOND_STAGES if name in used))
 
 
 def in_clusters(bench: PreparedBenchmark) -> str:

@@ -15,8 +15,18 @@ from gcl.data.prepared import PreparedBenchmark, read_benchmark
 from gcl.data.records import read_parquet
 from gcl.export.graphs import head_graph
 from gcl.infer.store import Outputs, read_outputs
-from gcl.rerank.features import NAMES, Evidence, Words, count_words
-from gcl.rerank.lists import FIRST_STAGE, Inputs, Lists, RankedLists, add_inputs, evidence_of, gathered, seeds_of
+from gcl.rerank.features import NAMES, Evidence, Words, count_words, pair_features
+from gcl.rerank.lists import (
+    FIRST_STAGE,
+    RERANK,
+    Inputs,
+    Lists,
+    RankedLists,
+    add_inputs,
+    evidence_of,
+    gathered,
+    seeds_of,
+)
 
 
 def relevance_of(lists: RankedLists, bench: PreparedBenchmark) -> np.ndarray:
@@ -33,8 +43,8 @@ def relevance_of(lists: RankedLists, bench: PreparedBenchmark) -> np.ndarray:
 def padded(bench: PreparedBenchmark, run: Path, seed: int, k: int, evidence: Evidence) -> tuple[np.ndarray, ...]:
     """Return (L, k, F) features, (L, k) relevance and (L, k) what is listed, of all queries, tasks and pools."""
     rows, good, places = [], [], []
-    for lists in Lists(bench, k).of_run(run, seed, evidence):
-        rows.append(lists.features)
+    for lists in Lists(bench, k).of_run(run, seed):
+        rows.append(pair_features(lists.queries, lists.candidates, lists.scores, evidence))
         good.append(relevance_of(lists, bench))
         places.append(np.arange(k) < np.array(lists.lengths)[:, None])
     listed = np.concatenate(places)
@@ -74,6 +84,7 @@ def fit_reranker(inputs: Inputs, pairs: Path, k: int, output: Path) -> None:
             write_json(folder / name / "words.json", words._asdict())
             useful = int(relevant.any(1).sum())
             about = {
+                "kind": RERANK,
                 "k": k,
                 "first_stage": FIRST_STAGE,
                 "features": list(NAMES),

@@ -1,4 +1,4 @@
-"""The lists that are ranked again: of each query of a run the first k, with the features of every pair."""
+"""The lists that are ranked again: of each query of a run the first k."""
 
 import json
 from argparse import ArgumentParser
@@ -17,13 +17,14 @@ from gcl.data.items import Task
 from gcl.data.prepared import PreparedBenchmark
 from gcl.data.records import read_parquet
 from gcl.infer.store import Outputs, read_outputs
-from gcl.rerank.features import Evidence, Means, Words, items_of, pair_features
+from gcl.rerank.features import Evidence, Items, Means, Words, items_of
 from gcl.retrieve.calibration import read_calibration
 from gcl.retrieve.item_vectors import DistinctTables
 from gcl.retrieve.run_file import Ranking, rankings
 
 FIRST_STAGE = "center_zscore"  # the calibration whose ranking is ranked again
-RERANK = "rerank"  # what the new ranking has in its place
+RERANK, JOINT = "rerank", "joint"  # what the new ranking has in its place: by features of pairs, by reading both
+SECOND_STAGES = (RERANK, JOINT)
 
 
 class Inputs(NamedTuple):
@@ -47,8 +48,10 @@ class RankedLists(NamedTuple):
     """The first k of every query of one ranking."""
 
     ranking: Ranking
-    lengths: list[int]  # of each query, at most k
-    features: Floats  # (sum of lengths, F)
+    lengths: list[int]  # of each query, at most k; the rest is of the pairs, n in all, one query after the other
+    queries: Items
+    candidates: Items
+    scores: Floats  # (n,) of the first stage
 
 
 def evidence_of(inputs: Inputs, seed: str, tower_means: Means, words: Words) -> Evidence:
@@ -73,7 +76,7 @@ class Lists:
         self.bench, self.k = bench, k
         self.distinct = DistinctTables(bench.tables).of
 
-    def of_run(self, run: Path, seed: int, evidence: Evidence) -> Iterator[RankedLists]:
+    def of_run(self, run: Path, seed: int) -> Iterator[RankedLists]:
         """Yield the lists of every ranking of the first stage by a seed.
 
         Raises:
@@ -83,18 +86,18 @@ class Lists:
         tasks = {task.name: task for task in self.bench.tasks}
         found = False
         for ranking in rankings(run, queries):
-            if ranking.calibration == RERANK:
+            if ranking.calibration in SECOND_STAGES:
                 raise UserError(f"{run} is ranked again already; give the run that `retrieve` wrote")
             if (ranking.seed, ranking.calibration) == (seed, FIRST_STAGE):
                 found = True
-                yield self.lists(ranking, tasks[ranking.task], evidence)
+                yield self.lists(ranking, tasks[ranking.task])
         if not found:
             raise UserError(
                 f"{run} has no ranking with calibration {FIRST_STAGE} by seed {seed}, which is ranked again"
             )
 
-    def lists(self, ranking: Ranking, task: Task, evidence: Evidence) -> RankedLists:
-        """Return the first k of each query with features."""
+    def lists(self, ranking: Ranking, task: Task) -> RankedLists:
+        """Return the first k of each query."""
         lengths = [min(self.k, len(own)) for own in ranking.candidates]
         asked, pool = self.distinct((task.queries,)), self.distinct(tuple(task.pools[ranking.pool]))
         of_query = np.repeat(np.arange(len(lengths)), lengths)
@@ -102,7 +105,7 @@ class Lists:
         places = rows_in(ids, self.bench.pool_ids(task, ranking.pool))
         queries, candidates = items_of(asked, asked.rows[of_query]), items_of(pool, pool.rows[places])
         scores = np.concatenate([own[:n] for own, n in zip(ranking.scores, lengths, strict=True)])
-        return RankedLists(ranking, lengths, pair_features(queries, candidates, scores, evidence))
+        return RankedLists(ranking, lengths, queries, candidates, scores)
 
 
 def add_inputs(options: ArgumentParser) -> None:

@@ -1,14 +1,15 @@
-"""Rank the first candidates of every query again, by features of each pair.
+"""Rank the first candidates of every query again, by features of each pair or by reading both together.
 
 In:  a run with its ranking by center_zscore, the benchmark as prepared, the model's and the frozen towers' outputs for
-     it, the model's statistics, and what `gcl fit_reranker` made on another benchmark.
-Out: the run with one more ranking for each seed, task and pool, whose calibration is called `rerank`. The candidates
-     beyond the first k keep their places.
+     it, the model's statistics, and what `gcl fit_reranker` or `gcl fit_joint` made on another benchmark.
+Out: the run with one more ranking for each re-ranker, seed, task and pool, whose calibration is called `rerank` or
+     `joint`. The candidates beyond the first k keep their places.
 """
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +23,10 @@ from gcl.common.rows import made_by
 from gcl.data.prepared import PreparedBenchmark, read_benchmark
 from gcl.infer.encoder import run_batches
 from gcl.infer.session import open_session
-from gcl.rerank.features import NAMES, Words
+from gcl.rerank.features import NAMES, pair_features
+from gcl.rerank.joint import JointReranker
 from gcl.rerank.lists import (
-    RERANK,
+    JOINT,
     Inputs,
     Lists,
     RankedLists,
@@ -55,43 +57,54 @@ def again(lists: RankedLists, scores: Floats) -> tuple[list[list[str]], list[Flo
     return candidates, found
 
 
-def table_of(lists: RankedLists, scores: Floats, bench: PreparedBenchmark) -> pa.Table:
+def table_of(lists: RankedLists, scores: Floats, kind: str, bench: PreparedBenchmark) -> pa.Table:
     """Return the new ranking as rows of the run."""
     ranking = lists.ranking
     (task,) = (task for task in bench.tasks if task.name == ranking.task)
     candidates, found = again(lists, scores)
     rows = rows_in([name for own in candidates for name in own], bench.pool_ids(task, ranking.pool))
     ends = np.cumsum([len(own) for own in candidates])[:-1]
-    return run_table(task, ranking.pool, RERANK, ranking.seed, Ranked(found, np.split(rows, ends)), bench)
+    return run_table(task, ranking.pool, kind, ranking.seed, Ranked(found, np.split(rows, ends)), bench)
 
 
 class Reranker(NamedTuple):
-    """What `fit_reranker` made for a seed."""
+    """What `fit_reranker` or `fit_joint` made for a seed."""
 
-    session: Any
+    kind: str  # what the new ranking is called
     k: int
-    tower_means: dict[str, Floats]
-    words: Words
+    scores: Callable[[RankedLists], Floats]
 
 
-def read_reranker(folder: Path) -> Reranker:
-    """Open a re-ranker.
+def open_reranker(folder: Path, inputs: Inputs, tokens: Path | None) -> Reranker:
+    """Open a re-ranker of a seed, the name of its folder.
 
     Raises:
         UserError: it is missing, broken, or takes other features than this version makes.
     """
     with made_by("fit_reranker", folder):
         about = json.loads((folder / "reranker.json").read_text(encoding="utf-8"))
-        k, features = int(about["k"]), about["features"]
-        with np.load(folder / "tower_means.npz") as file:
-            means = dict(file)
-    if features != list(NAMES):
-        raise UserError(f"{folder} takes the features {', '.join(features)}, expected {', '.join(NAMES)}; fit it again")
-    return Reranker(open_session(folder / "reranker.onnx", "cpu", 1), k, means, read_words(folder / "words.json"))
+        kind, k = str(about["kind"]), int(about["k"])
+    if kind == JOINT:
+        if tokens is None:
+            raise UserError(f"{folder} reads image tokens; give --tokens, the exported towers that it was fitted with")
+        return Reranker(kind, k, JointReranker(folder, about["weight"], inputs.prepared, tokens).scores)
+    if about["features"] != list(NAMES):
+        raise UserError(
+            f"{folder} takes the features {', '.join(about['features'])}, expected {', '.join(NAMES)}; fit it again"
+        )
+    with made_by("fit_reranker", folder), np.load(folder / "tower_means.npz") as file:
+        means = dict(file)
+    session = open_session(folder / "reranker.onnx", "cpu", 1)
+    evidence = evidence_of(inputs, folder.name, means, read_words(folder / "words.json"))
+
+    def scores(lists: RankedLists) -> Floats:
+        return run_batches(session, pair_features(lists.queries, lists.candidates, lists.scores, evidence))[:, 0]
+
+    return Reranker(kind, k, scores)
 
 
-def rerank(inputs: Inputs, reranker: Path, output: Path) -> None:
-    """Rank again, for every seed.
+def rerank(inputs: Inputs, reranker: Sequence[Path], output: Path, tokens: Path | None = None) -> None:
+    """Rank again, for every seed and by each re-ranker.
 
     Raises:
         UserError: a run of other queries, broken or without the first stage's ranking, or a re-ranker that doesn't fit.
@@ -102,11 +115,10 @@ def rerank(inputs: Inputs, reranker: Path, output: Path) -> None:
     with atomic_path(output) as temporary, pq.ParquetWriter(temporary, run_of.schema_arrow, **STORED) as writer:
         for group in range(run_of.num_row_groups):
             writer.write_table(run_of.read_row_group(group))
-        for name in seeds_of(inputs.embeddings):
-            own = read_reranker(reranker / name)
-            evidence = evidence_of(inputs, name, own.tower_means, own.words)
-            for lists in Lists(bench, own.k).of_run(inputs.run_file, int(name.removeprefix("seed")), evidence):
-                table = table_of(lists, run_batches(own.session, lists.features)[:, 0], bench)
+        for folder in (path / name for name in seeds_of(inputs.embeddings) for path in reranker):
+            own = open_reranker(folder, inputs, tokens)
+            for lists in Lists(bench, own.k).of_run(inputs.run_file, int(folder.name.removeprefix("seed"))):
+                table = table_of(lists, own.scores(lists), own.kind, bench)
                 writer.write_table(table.cast(run_of.schema_arrow), row_group_size=max(1, len(table)))
 
 
@@ -119,6 +131,9 @@ def main() -> None:
         " --calibration calibrations --reranker reranker --output reranked.parquet",
     )
     add_inputs(options)
-    options.add_argument("--reranker", required=True, type=Path, help="what `fit_reranker` wrote")
+    options.add_argument(
+        "--reranker", required=True, nargs="+", type=Path, help="what `fit_reranker` or `fit_joint` wrote, one or both"
+    )
+    options.add_argument("--tokens", type=Path, help="for `fit_joint`'s: the exported towers that give image tokens")
     options.add_argument("--output", required=True, type=Path, help="Parquet file to write")
     run(options, gathered(rerank))

@@ -42,6 +42,7 @@ class Paths(NamedTuple):
     device: str
     threads: int
     triplets: Sequence[Path] = ()  # a folder of triplets, and the towers' outputs for it
+    taught: Path | None = None
 
 
 def rank_index() -> int:
@@ -58,6 +59,7 @@ def train_heads_seed(
 
     from gcl.models import family
     from gcl.train.heads.composed import read_composed
+    from gcl.train.heads.distilled import read_taught
     from gcl.train.heads.frozen import parity_sample, read_features, train_heads
     from gcl.train.heads.head import apply_folded
 
@@ -75,6 +77,8 @@ def train_heads_seed(
         return
     if recipe.triplets is not None and paths.triplets:
         data = data._replace(composed=read_composed(paths.triplets[0], paths.triplets[1], paths.features))
+    if recipe.distil is not None and paths.taught is not None:
+        data = data._replace(taught=read_taught(paths.taught, seed, paths.features))
     start = None if paths.init is None else read_checkpoint(paths.init / f"seed{seed}", name)
     label = f"train {folder.parent.name} seed {seed}"
     width = backbone.model_cfg["embed_dim"]
@@ -115,8 +119,8 @@ def train_whole_seed(
 
     if recipe.loss.widths or recipe.width:
         raise UserError("width and loss.widths are for heads; whole models keep the width of their backbone")
-    if recipe.triplets is not None:
-        raise UserError("triplets are for heads; whole models train on pairs alone")
+    if recipe.triplets is not None or recipe.distil is not None:
+        raise UserError("triplets and distil are for heads; whole models train on pairs alone")
     if family(backbone.family).as_it_is is not None:
         if recipe.epochs:
             raise UserError(f"{name} is used as it is (family {backbone.family}): choose a recipe that trains nothing")
@@ -148,11 +152,12 @@ def train(
     workers: int,
     output: Path,
     triplets: Sequence[Path] = (),
+    taught: Path | None = None,
 ) -> None:
     """Train every seed."""
     if recipe.trainable != "heads" and device != "cpu":
         claim_gpu()
-    paths = Paths(pairs, data, features, init, sentences, resume, tensorboard, device, workers, triplets)
+    paths = Paths(pairs, data, features, init, sentences, resume, tensorboard, device, workers, triplets, taught)
     about: dict[str, Any] = {"fusion": backbone.fusion}
     if dataset is not None:
         about["data"] = {"name": pairs.name, "source": dataset.source, "licence": dataset.licence}
@@ -203,6 +208,7 @@ def main() -> None:
         metavar=("FOLDER", "FEATURES"),
         help="what `compose` or `triplets` wrote, and the towers' outputs for it (recipe.triplets)",
     )
+    read.add_argument("--taught", type=Path, metavar="FOLDER", help="what `teach` wrote (recipe.distil)")
     how = options.add_argument_group("how")
     how.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"], help="for training of towers (auto)")
     how.add_argument("--workers", type=int, default=1, metavar="N", help="threads that read images (1)")

@@ -90,7 +90,7 @@ def test_triplets_are_learned_and_leave_other_recipes_as_they_are(data):
 
 
 def test_triplets_that_are_not_there_are_asked_for(data):
-    with pytest.raises(UserError, match="triplets need --triplets"):
+    with pytest.raises(UserError, match="the recipe needs --triplets"):
         heads(data, Recipe(loss=CL, epochs=1, batch_size=32, learning_rate=1e-3, triplets=Triplets()))
 
 

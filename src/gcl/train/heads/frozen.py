@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from gcl.data.records import fused_keys, read_pairs, to_codes
 from gcl.losses.gcl import duplicates
 from gcl.models.base import Keys
 from gcl.train.heads.composed import Composed, composed_batch_loss
+from gcl.train.heads.distilled import Taught, taught_loss
 from gcl.train.heads.head import Head
 from gcl.train.optimizer import Curve, Steps
 from gcl.train.recipe_loss import recipe_loss, triplet
 
 PARITY_ROWS = 32
+More = TypeVar("More", Composed | None, Taught | None)
 
 
 class Features(NamedTuple):
@@ -35,6 +37,7 @@ class Features(NamedTuple):
     views: Tensor  # (P,) how many of them are distinct
     sentences: Tensor | None  # (T, S) unit features of the texts by a sentence encoder, for loss.separation
     composed: Composed | None = None  # for recipe.triplets
+    taught: Taught | None = None  # for recipe.distil
 
 
 def read_features(pairs: Path, features: Path, sentences: Path | None) -> Features:
@@ -104,14 +107,36 @@ def standardised(data: Features, keys: dict[str, Keys], embedding: int, dropout:
     else:  # one head after an encoder that reads all three
         heads = {keys["image"]: Head(keys["image"], torch.cat([plain, full]), embedding, dropout)}
     by_modality = {modality: heads[key] for modality, key in keys.items()}
+
+    def scaled(more: More) -> More:
+        """Return further outputs of the same towers as the heads take them."""
+        if more is None:
+            return more
+        image, text = by_modality["image"], by_modality["text"]
+        return more._replace(images=image.standardise(more.images), text=text.standardise(more.text))
+
     fused = None if data.fused is None else by_modality["image_text"].standardise(data.fused)
     images, text = by_modality["image"].standardise(data.images), by_modality["text"].standardise(data.text)
-    if (composed := data.composed) is not None:
-        composed = composed._replace(
-            images=by_modality["image"].standardise(composed.images),
-            text=by_modality["text"].standardise(composed.text),
-        )
-    return data._replace(images=images, text=text, fused=fused, composed=composed), by_modality
+    found = data._replace(images=images, text=text, fused=fused)
+    return found._replace(composed=scaled(data.composed), taught=scaled(data.taught)), by_modality
+
+
+def other_losses(
+    data: Features,
+    recipe: Recipe,
+    heads: dict[str, Head],
+    fusion: str,
+    temperature: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the losses of what a recipe trains on beside the pairs, a batch of each."""
+    loss = torch.zeros(())
+    if (triplets := recipe.triplets) is not None and data.composed is not None:
+        batch = data.composed.batch(recipe.batch_size, generator)
+        loss = loss + triplets.weight * composed_batch_loss(batch, heads, fusion, triplets.slerp, temperature)
+    if (distil := recipe.distil) is not None and data.taught is not None:
+        loss = loss + distil.weight * taught_loss(data.taught.batch(generator), heads, fusion, temperature)
+    return loss
 
 
 def train_heads(
@@ -134,10 +159,14 @@ def train_heads(
         raise UserError(f"{len(data.image_ids)} pairs don't fill one batch of {recipe.batch_size}; lower batch_size")
     if odd := [w for w in (*recipe.loss.widths, recipe.width or 1) if w >= embedding]:
         raise UserError(f"{name}: width {odd[0]}: expected less than the {embedding} outputs that a head has")
-    if recipe.triplets is not None and (data.composed is None or fusion == "native"):
-        raise UserError(f"{name}: triplets need --triplets, and a fusion that is a sum: {fusion}")
+    for option, wanted, there in (
+        ("triplets", recipe.triplets, data.composed),
+        ("taught", recipe.distil, data.taught),
+    ):
+        if wanted is not None and (there is None or fusion == "native"):
+            raise UserError(f"{name}: the recipe needs --{option}, and a fusion that is a sum; fusion is {fusion}")
     torch.manual_seed(seed)
-    generator, of_triplets = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+    generator, more = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
     data, by_modality = standardised(data, keys, embedding, recipe.dropout)
     heads = list(dict.fromkeys(by_modality.values()))
     if start is not None:
@@ -158,10 +187,7 @@ def train_heads(
             unit = triplet({m: x[:, :width] for m, x in outputs.items()}, fusion)
             loss = loss + recipe_loss(unit, recipe.loss, temperature, same, sentences)
         loss = loss / (1 + len(recipe.loss.widths))
-        if recipe.triplets is not None and data.composed is not None:
-            composed = data.composed.batch(recipe.batch_size, of_triplets)
-            how = recipe.triplets
-            loss = loss + how.weight * composed_batch_loss(composed, by_modality, fusion, how.slerp, temperature)
+        loss = loss + other_losses(data, recipe, by_modality, fusion, temperature, more)
         loss.backward()
         steps.end(loss.item(), same.shape[1])
     state = {k: v for head in heads for k, v in head.folded().items()}

@@ -1,0 +1,241 @@
+"""Train a re-ranker that reads query and candidate together, on a benchmark the model was not trained on.
+
+In:  a run on that benchmark with its ranking by center_zscore, the benchmark as prepared, and a backbone of family
+     vista: its exported image tower gives image tokens, its text encoder is what reads.
+Out: a folder per seed with compress.onnx, joint.onnx and reranker.json. `gcl rerank` reads it.
+
+A step takes some queries of one task, for each a relevant candidate of its list and others that are not; the loss is
+minus the log of the softmax's share of the relevant one.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gcl.common.arrays import Ints
+from gcl.common.command import parser, run
+from gcl.common.errors import UserError
+from gcl.common.files import atomic_path, write_json
+from gcl.common.progress import progress
+from gcl.common.rows import from_json
+from gcl.config.backbones import Backbone
+from gcl.data.prepared import PreparedBenchmark, read_benchmark
+from gcl.export.export import compare
+from gcl.export.graphs import export_module
+from gcl.infer.session import open_session
+from gcl.models import Graph, family
+from gcl.rerank.fit_reranker import relevance_of
+from gcl.rerank.joint import Contents, read_contents
+from gcl.rerank.joint_model import Joint, Side
+from gcl.rerank.lists import FIRST_STAGE, JOINT, Lists, RankedLists, seeds_of
+
+STEPS, RATE, DECAY, CLIP = 120, 2e-4, 1e-2, 1.0
+QUERIES, CANDIDATES = 8, 6  # of a step, and of each of its queries
+WARMUP = 10  # steps
+
+
+class Trained(NamedTuple):
+    """The lists of one ranking, and which of their pairs are relevant."""
+
+    lists: RankedLists
+    relevant: np.ndarray  # (n,) bool
+    starts: Ints  # (queries + 1,) first pair of each query's list
+    useful: Ints  # queries with a relevant candidate and others that aren't
+
+
+def useful_lists(bench: PreparedBenchmark, run_file: Path, seed: int, k: int) -> list[Trained]:
+    """Return what a seed's lists can teach.
+
+    Raises:
+        UserError: nothing: no list has a relevant candidate and another.
+    """
+    found = []
+    for lists in Lists(bench, k).of_run(run_file, seed):
+        relevant, starts = relevance_of(lists, bench), np.cumsum([0, *lists.lengths])
+        own = [relevant[start:stop] for start, stop in pairwise(starts.tolist())]
+        useful = np.array([i for i, flags in enumerate(own) if flags.any() and not flags.all()], np.int64)
+        if len(useful):
+            found.append(Trained(lists, relevant, starts, useful))
+    if not found:
+        raise UserError(f"{run_file}: no list has a relevant candidate and others: nothing can be learned")
+    return found
+
+
+def drawn(lists: Trained, generator: np.random.Generator) -> Ints:
+    """Return (QUERIES, CANDIDATES) places of pairs, a relevant one first; a short list repeats its others."""
+    chosen = generator.choice(lists.useful, QUERIES, replace=len(lists.useful) < QUERIES)
+    rows = []
+    for start, stop in zip(lists.starts[chosen], lists.starts[chosen + 1], strict=True):
+        places, flags = np.arange(start, stop), lists.relevant[start:stop]
+        others = places[~flags]
+        some = generator.choice(others, CANDIDATES - 1, replace=len(others) < CANDIDATES - 1)
+        rows.append([generator.choice(places[flags]), *some])
+    return np.array(rows)
+
+
+def sides(model: Joint, lists: RankedLists, places: Ints, contents: Contents) -> tuple[Side, Side]:
+    """Return both sides of some pairs; an image is compressed once for all of them."""
+    both = [contents.side(items, places) for items in (lists.queries, lists.candidates)]
+    rows = [np.maximum(items.images[places], 0) for items in (lists.queries, lists.candidates)]
+    used, where = np.unique(np.concatenate(rows), return_inverse=True)
+    images = model.compress(torch.from_numpy(contents.images[used]))[torch.from_numpy(where)]
+    parts = images.split(len(places))
+    query, candidate = (
+        Side(image, torch.from_numpy(has), torch.from_numpy(ids))
+        for image, (_, has, ids) in zip(parts, both, strict=True)
+    )
+    return query, candidate
+
+
+def train_joint(model: Joint, found: list[Trained], contents: Contents, seed: int) -> None:
+    """Train the network in place.
+
+    Raises:
+        UserError: a loss that is no longer finite.
+    """
+    torch.set_num_threads(1)  # the result doesn't depend on how many cores there are
+    torch.set_flush_denormal(True)
+    generator = np.random.default_rng(seed)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=DECAY)
+    model.train()
+    for step in progress(range(STEPS), f"train joint re-ranker seed {seed}", "step"):
+        optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / WARMUP) * (1 - step / STEPS)
+        lists = found[generator.integers(len(found))]
+        places = drawn(lists, generator)
+        first = torch.from_numpy(lists.lists.scores[places])
+        scores = model.weight * first + model(*sides(model, lists.lists, places.ravel(), contents)).view(first.shape)
+        loss: Tensor = (scores.logsumexp(1) - scores[:, 0]).mean()
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss of the re-ranker is {loss.item()} at step {step}; are the scores finite?")
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, CLIP)
+        optimizer.step()
+    model.eval()
+
+
+class Compress(nn.Module):
+    """The part that runs once for an image."""
+
+    def __init__(self, model: Joint) -> None:
+        """Take the whole network."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, image_tokens: Tensor) -> Tensor:
+        """Return (B, TOKENS, W)."""
+        return self.model.compress(image_tokens)
+
+
+class Read(nn.Module):
+    """The part that runs for every pair."""
+
+    def __init__(self, model: Joint) -> None:
+        """Take the whole network."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, has: Tensor, ids: Tensor, image_2: Tensor, has_2: Tensor, ids_2: Tensor) -> Tensor:
+        """Return (B,) of a query and a candidate."""
+        found: Tensor = self.model(Side(image, has, ids), Side(image_2, has_2, ids_2))
+        return found
+
+
+def graphs_of(model: Joint, contents: Contents) -> dict[str, Graph]:
+    """Return both graphs, with examples of pairs that lack parts."""
+    tokens = torch.from_numpy(contents.images[np.arange(3) % len(contents.images)])
+    with torch.inference_mode():
+        image = model.compress(tokens).clone()
+    has, pad = torch.tensor([1.0, 0.0, 1.0]), model.pad
+    texts = {"query": [[7, 8, 9, 10], [7, 8, 9, pad], [pad] * 4], "candidate": [[7, 8, 9], [pad] * 3, [7, pad, pad]]}
+    inputs: dict[str, Tensor] = {}
+    free: dict[str, tuple[str, ...]] = {}
+    for side, ids in texts.items():
+        inputs |= {f"{side}_image": image.clone(), f"{side}_has_image": has.clone(), f"{side}_ids": torch.tensor(ids)}
+        free |= dict.fromkeys((f"{side}_image", f"{side}_has_image"), ("batch",))
+        free[f"{side}_ids"] = "batch", f"{side}_words"
+    return {
+        "compress": Graph(Compress(model), {"image_tokens": tokens}, {"image_tokens": ("batch",)}),
+        "joint": Graph(Read(model), inputs, free),
+    }
+
+
+def export_joint(model: Joint, contents: Contents, folder: Path) -> dict[str, dict[str, float]]:
+    """Write both graphs; return how far they are from torch."""
+    parity = {}
+    for name, graph in graphs_of(model, contents).items():
+        export_module(graph, folder / f"{name}.onnx")
+        with torch.inference_mode():
+            expected = graph.module(*graph.inputs.values()).numpy()
+        session = open_session(folder / f"{name}.onnx", "cpu", 1)
+        made = session.run(None, {key: value.numpy() for key, value in graph.inputs.items()})[0]
+        one, other = (x.reshape(len(x), -1) for x in (expected, made))
+        parity[name] = compare(one, other, f"{name}.onnx")
+    return parity
+
+
+def fit_joint(
+    run_file: Path,
+    prepared: Path,
+    embeddings: Sequence[Path],
+    backbone: Backbone,
+    data: Path,
+    tokens: Path,
+    k: int,
+    output: Path,
+) -> None:
+    """Train a re-ranker for each seed.
+
+    Raises:
+        UserError: a backbone of another family, a run of other queries, or nothing to learn from.
+    """
+    if backbone.family != "vista":
+        raise UserError(f"a backbone of family {backbone.family} reads no image tokens; give one of family vista")
+    built, bench, contents = (
+        family("vista").build(backbone, data),
+        read_benchmark(prepared),
+        read_contents(prepared, tokens),
+    )
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        for name in seeds_of(embeddings):
+            seed = int(name.removeprefix("seed"))
+            found = useful_lists(bench, run_file, seed, k)
+            torch.manual_seed(seed)
+            model = Joint(built.model.text, int(built.model.empty[0]), built.model.pad)
+            train_joint(model, found, contents, seed)
+            (folder / name).mkdir()
+            parity = export_joint(model, contents, folder / name)
+            about = {"kind": JOINT, "k": k, "first_stage": FIRST_STAGE, "weight": model.weight.item(), "parity": parity}
+            write_json(folder / name / "reranker.json", about | {"useful": sum(len(x.useful) for x in found)})
+
+
+def main() -> None:
+    """Run from the command line."""
+    options = parser(
+        "fit_joint",
+        __doc__,
+        "--run runs/clipart9_validation.parquet --prepared prepared/clipart9_validation --embeddings vectors"
+        " --backbone '{...}' --tokens onnx/vista_lite_25/towers --output reranker",
+    )
+    options.add_argument("--run", dest="run_file", required=True, type=Path, help="what `retrieve` wrote")
+    options.add_argument("--prepared", required=True, type=Path, help="the benchmark, prepared")
+    options.add_argument("--embeddings", required=True, nargs="+", type=Path, help="the model's outputs, by seed")
+    options.add_argument(
+        "--backbone", required=True, type=from_json(Backbone), metavar="JSON", help="what reads: a row"
+    )
+    options.add_argument("--data", type=Path, default=Path("data"), help="folder of fetched data sets")
+    options.add_argument("--tokens", required=True, type=Path, help="its exported towers")
+    options.add_argument("--k", type=int, default=20, help="candidates of a query that are ranked again (20)")
+    options.add_argument("--output", required=True, type=Path, help="folder to write")
+    run(options, fit_joint)
+
+
+if __name__ == "__main__":
+    main()

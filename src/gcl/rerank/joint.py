@@ -1,0 +1,102 @@
+"""Scores of pairs by a network that reads both: its inputs, and the exported graphs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gcl.common.arrays import Floats, Ints
+from gcl.common.progress import progress
+from gcl.data.records import read_parquet
+from gcl.infer.encoder import decoded, open_workers, padded
+from gcl.infer.session import open_session
+from gcl.models.tokenizers import clean, pad_of
+from gcl.rerank.features import Items
+from gcl.rerank.lists import RankedLists
+from gcl.retrieve.item_vectors import NOTHING
+
+WORDS = 24  # tokens of a text, at most
+SHORTEST = 2  # tokens that a graph takes, at least
+BATCH = 64  # pairs that are read at a time
+
+
+class Contents(NamedTuple):
+    """What is read of a benchmark: image tokens and token ids, row by row of its images and texts."""
+
+    images: np.ndarray  # (I, P, W) image tokens, or (I, TOKENS, W) compressed
+    ids: list[list[int]]  # of the texts, at most WORDS each, the last the one that ends a text
+    pad: int
+
+    def side(self, items: Items, rows: Ints) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return images, whether there is one, and padded ids of some items."""
+        images, texts = items.images[rows], items.texts[rows].tolist()
+        ids = padded([self.ids[t] if t != NOTHING else [] for t in texts], self.pad, None)
+        if ids.shape[1] < SHORTEST:
+            ids = np.pad(ids, ((0, 0), (0, SHORTEST - ids.shape[1])), constant_values=self.pad)
+        return self.images[np.maximum(images, 0)], (images != NOTHING).astype(np.float32), ids
+
+
+def read_contents(prepared: Path, tokens: Path) -> Contents:
+    """Embed a prepared benchmark's images as tokens by an exported image tower, and tokenise its texts.
+
+    Raises:
+        UserError: an unreadable image or graph.
+    """
+    model = open_workers(tokens, "cpu", 0)
+    locations = read_parquet(prepared / "locations.parquet")["location"]
+    hashes = read_parquet(prepared / "images.parquet")["sha256"]
+    stream = decoded(locations, hashes, model.preprocess, model.threads, model.batch)
+    batches = progress(stream, f"image tokens (batches of {model.batch})", "batch", -(-len(locations) // model.batch))
+    images = np.concatenate(model.map(lambda pixels: model.image.run(["image_tokens"], {"pixels": pixels})[0], batches))
+    texts = [clean(text, model.clean) for text in read_parquet(prepared / "texts.parquet")["text"].to_pylist()]
+    pad = pad_of(model.tokenizer)
+    model.tokenizer.no_padding()
+    rows = [encoding.ids[1:] for encoding in model.tokenizer.encode_batch(texts)]
+    return Contents(images, [row if len(row) <= WORDS else [*row[: WORDS - 1], row[-1]] for row in rows], pad)
+
+
+def like_lengths(lists: RankedLists, places: Ints, contents: Contents) -> Iterator[Ints]:
+    """Yield places of pairs that are read together: of like lengths, so that little of a batch is padding."""
+    sizes = np.array([*map(len, contents.ids), 0])  # the last is that of NOTHING
+    lengths = (sizes[side.texts[places]] for side in (lists.candidates, lists.queries))
+    order = np.lexsort([*lengths])
+    for start in range(0, len(order), BATCH):
+        yield places[order[start : start + BATCH]]
+
+
+class JointReranker:
+    """A network that was fitted for a seed, and what it reads of a benchmark."""
+
+    def __init__(self, folder: Path, weight: float, prepared: Path, tokens: Path) -> None:
+        """Open the graphs, and compress the benchmark's images; `weight` is that of the first stage's score.
+
+        Raises:
+            UserError: as `read_contents`.
+        """
+        self.weight = np.float32(weight)
+        contents = read_contents(prepared, tokens)
+        compress = open_session(folder / "compress.onnx", "cpu", 0)
+        parts = [contents.images[start : start + BATCH] for start in range(0, len(contents.images), BATCH)]
+        compressed = [compress.run(None, {"image_tokens": part})[0] for part in parts]
+        self.contents = contents._replace(images=np.concatenate(compressed))
+        self.session: Any = open_session(folder / "joint.onnx", "cpu", 0)
+        self.known: dict[tuple[int, ...], float] = {}  # pools hold the same pairs
+
+    def scores(self, lists: RankedLists) -> Floats:
+        """Return (n,) scores of the pairs of some lists; a pair is read once whatever pools it is in."""
+        keys = [*zip(*(c.tolist() for c in (*lists.queries[:2], *lists.candidates[:2])), strict=True)]
+        new = [i for i, key in enumerate(keys) if key not in self.known]
+        parts = [*like_lengths(lists, np.array(new, np.int64), self.contents)]
+        for places in progress(parts, f"read pairs (batches of {BATCH})", "batch"):
+            self.known |= zip([keys[place] for place in places], self.read(lists, places).tolist(), strict=True)
+        return np.array([self.known[key] for key in keys], np.float32) + self.weight * lists.scores
+
+    def read(self, lists: RankedLists, places: Ints) -> Floats:
+        """Run the graph on some pairs."""
+        inputs: dict[str, np.ndarray] = {}
+        for name, items in (("query", lists.queries), ("candidate", lists.candidates)):
+            image, has_image, ids = self.contents.side(items, places)
+            inputs |= {f"{name}_image": image, f"{name}_has_image": has_image, f"{name}_ids": ids}
+        found: Floats = self.session.run(None, inputs)[0]
+        return found

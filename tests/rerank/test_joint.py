@@ -1,0 +1,189 @@
+"""The second stage that reads query and candidate together, and what its lists teach."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from gcl.common.errors import UserError
+from gcl.config.recipes import Distil, Loss, Recipe
+from gcl.models import family
+from gcl.rerank.features import Items
+from gcl.rerank.fit_joint import Trained, drawn, export_joint, sides, train_joint
+from gcl.rerank.joint import Contents, JointReranker
+from gcl.rerank.joint_model import TOKENS, Joint
+from gcl.rerank.lists import RankedLists
+from gcl.rerank.teach import arrays_of
+from gcl.retrieve.run_file import Ranking
+from gcl.train.heads.distilled import Taught, distil_loss, read_taught, taught_loss
+from gcl.train.heads.frozen import Features, train_heads
+from gcl.train.heads.head import apply_folded
+
+WIDTH, PAD = 16, 0
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A network on a BERT of random weights, small, with a last layer that is not zero."""
+    from transformers import AutoConfig, AutoModel
+
+    torch.manual_seed(0)
+    text = AutoConfig.for_model(
+        "bert", hidden_size=WIDTH, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, vocab_size=40
+    )
+    joint = Joint(AutoModel.from_config(text, add_pooling_layer=False), start=1, pad=PAD)
+    torch.nn.init.normal_(joint.linear.weight)
+    return joint.eval()
+
+
+@pytest.fixture
+def contents(rng):
+    """Five images of nine tokens, and texts of unlike lengths."""
+    images = rng.normal(size=(5, 9, WIDTH)).astype(np.float32)
+    return Contents(images, [rng.integers(2, 40, n).tolist() for n in (1, 3, 5, 9, 2, 7)], PAD)
+
+
+def lists_of(rng, queries=4, k=6):
+    """Lists of items of all modalities; the last is shorter."""
+    lengths = [*[k] * (queries - 1), k - 2]
+    n = sum(lengths)
+
+    def items(size):
+        kinds = rng.integers(0, 3, size)
+        images, texts = rng.integers(0, 5, size), rng.integers(0, 6, size)
+        return Items(np.where(kinds == 1, -1, images), np.where(kinds == 0, -1, texts), kinds)
+
+    ranking = Ranking(0, "t", "global", "center_zscore", [[str(i) for i in range(m)] for m in lengths], [])
+    asked = Items(*(np.repeat(x, lengths) for x in items(queries)))
+    return RankedLists(ranking, lengths, asked, items(n), rng.normal(size=n).astype(np.float32))
+
+
+def by_hand(model, contents, query, candidate):
+    """Read one pair with nothing masked: only the vectors that are there, in their order."""
+    words, parts, types = model.text.embeddings.word_embeddings, [], []
+    parts.append(words(torch.tensor([[1]])))
+    types.append(0)
+    for kind, (image, text) in enumerate((query, candidate)):
+        if image >= 0:
+            parts.append(model.compress(torch.from_numpy(contents.images[[image]])))
+            types += [kind] * TOKENS
+        if text >= 0:
+            parts.append(words(torch.tensor([contents.ids[text]])))
+            types += [kind] * len(contents.ids[text])
+    states = model.text(inputs_embeds=torch.cat(parts, 1), token_type_ids=torch.tensor([types])).last_hidden_state
+    return model.linear(states.mean(1))[0, 0].item()
+
+
+def test_a_pair_is_read_as_if_what_is_absent_were_not_there(model, contents, rng):
+    lists = lists_of(rng)
+    with torch.inference_mode():
+        found = model(*sides(model, lists, np.arange(len(lists.scores)), contents)).numpy()
+        for i in range(len(found)):
+            query, candidate = ((int(s.images[i]), int(s.texts[i])) for s in (lists.queries, lists.candidates))
+            assert found[i] == pytest.approx(by_hand(model, contents, query, candidate), abs=1e-5)
+
+
+def test_graphs_give_torchs_scores_and_a_pair_is_read_once(model, contents, rng, tmp_path, monkeypatch):
+    export_joint(model, contents, tmp_path)
+    monkeypatch.setattr("gcl.rerank.joint.read_contents", lambda *_: contents)
+    reranker = JointReranker(tmp_path, 0.5, tmp_path, tmp_path)
+    lists = lists_of(rng)
+    with torch.inference_mode():
+        read = model(*sides(model, lists, np.arange(len(lists.scores)), contents)).numpy()
+    np.testing.assert_allclose(reranker.scores(lists), read + 0.5 * lists.scores, atol=1e-5)
+    monkeypatch.setattr(reranker, "session", None)  # known pairs are not read again
+    np.testing.assert_allclose(reranker.scores(lists._replace(scores=2 * lists.scores)), read + lists.scores, atol=1e-5)
+
+
+def test_it_begins_as_the_first_stage_and_learns(model, contents, rng, monkeypatch):
+    """What is relevant: the candidate whose text is the query's."""
+    monkeypatch.setattr("gcl.rerank.fit_joint.RATE", 1e-2)  # a network that small, of random weights
+    monkeypatch.setattr("gcl.rerank.fit_joint.STEPS", 150)
+    joint = Joint(model.text, start=1, pad=PAD)
+    n, k = 40, 6
+    texts = np.array([rng.permutation(6) for _ in range(n)]).ravel()
+    none = np.full(n * k, -1)
+    queries = np.repeat(rng.integers(0, 6, n), k)
+    kinds = np.ones(n * k, int)
+    scores = rng.normal(size=n * k).astype(np.float32)
+    ranking = Ranking(0, "t", "global", "center_zscore", [], [])
+    lists = RankedLists(ranking, [k] * n, Items(none, queries, kinds), Items(none, texts, kinds), scores)
+    trained = Trained(lists, texts == queries, np.arange(0, n * k + 1, k), np.arange(n))
+
+    def hits():
+        with torch.inference_mode():
+            both = sides(joint, lists, np.arange(n * k), contents)
+            found = (joint.weight * torch.from_numpy(scores) + joint(*both)).numpy().reshape(n, k)
+        return found, (texts.reshape(n, k)[np.arange(n), found.argmax(1)] == queries[::k]).mean()
+
+    np.testing.assert_array_equal(hits()[0], scores.reshape(n, k))
+    before = hits()[1]
+    train_joint(joint, [trained], contents, 0)
+    assert hits()[1] > before + 0.2
+
+
+def test_a_step_shows_a_relevant_candidate_first_and_others_after(rng):
+    lists = lists_of(rng)
+    relevant = rng.random(len(lists.scores)) < 0.4
+    relevant[[0, 6, 12, 18]], relevant[[1, 7, 13, 19]] = True, False
+    trained = Trained(lists, relevant, np.cumsum([0, *lists.lengths]), np.arange(4))
+    places = drawn(trained, np.random.default_rng(0))
+    assert relevant[places[:, 0]].all()
+    assert not relevant[places[:, 1:]].any()
+    assert (places // 6 == places[:, :1] // 6).all()
+
+
+def test_the_loss_of_a_teacher_is_that_of_a_loop(rng):
+    scores = torch.tensor([[2.0, 0.5, -1.0], [1.0, 0.0, -torch.inf]])
+    queries, candidates = normalize(torch.randn(2, 4), dim=1), normalize(torch.randn(2, 3, 4), dim=2)
+    terms = []
+    for j, length in enumerate((3, 2)):
+        theirs = np.exp(scores[j, :length].numpy())
+        own = np.exp([float(queries[j] @ c) / 0.1 for c in candidates[j, :length]])
+        theirs, own = theirs / theirs.sum(), own / own.sum()
+        terms.append((theirs * np.log(theirs / own)).sum())
+    assert distil_loss(queries, candidates, scores, 0.1).item() == pytest.approx(np.mean(terms), rel=1e-4)
+
+
+def test_what_a_teacher_orders_is_learned(rng, tmp_path):
+    """Lists that hold other items than the pairs: the student comes nearer to their order."""
+    torch.manual_seed(0)
+    keys, pairs = dict(family("timm_hf").heads), 64
+    latent, rows = torch.randn(pairs, 12), torch.arange(pairs)
+    maps = torch.randn(12, 20), torch.randn(12, 14)
+    lists = arrays_of(lists_of(rng, 12), 6)
+    more = torch.randn(6, 12)
+    scores = torch.from_numpy(lists.pop("scores"))
+    taught = Taught(more @ maps[0], more @ maps[1], {k: torch.from_numpy(v) for k, v in lists.items()}, 3 * scores)
+    images = latent @ maps[0]
+    data = Features(
+        torch.cat([images, images]), latent @ maps[1], None, rows, rows[:, None], rows[:, None], torch.ones(pairs), None
+    )
+    loss = Loss(directions={"image>text": 1, "text>image": 1}, denominator="target_only", temperature=0.1)
+    plain = Recipe(loss=loss, epochs=20, batch_size=32, learning_rate=5e-3)
+
+    def after(recipe):
+        state, _ = train_heads(data._replace(taught=taught), recipe, keys, "sum_raw", 16, 0, None, "test")
+        heads = {m: (lambda x, m=m: apply_folded(keys[m], state, x)) for m in ("image", "text")}
+        return taught_loss(taught, heads, "sum_raw", 0.1).item()
+
+    assert after(replace(plain, distil=Distil())) < 0.6 * after(plain)
+    with pytest.raises(UserError, match="the recipe needs --taught"):
+        train_heads(data, replace(plain, distil=Distil()), keys, "sum_raw", 16, 0, None, "test")
+
+
+def test_lists_of_another_seed_are_refused(tmp_path):
+    (tmp_path / "seed1").mkdir()
+    with pytest.raises(UserError, match="has no lists of seed 0"):
+        read_taught(tmp_path, 0, tmp_path)
+
+
+def test_a_reranker_that_reads_asks_for_its_tower(tmp_path):
+    from gcl.rerank.rerank import open_reranker
+
+    (tmp_path / "reranker.json").write_text(json.dumps({"kind": "joint", "k": 20, "weight": 1.0}))
+    with pytest.raises(UserError, match="reads image tokens; give --tokens"):
+        open_reranker(tmp_path, None, None)
