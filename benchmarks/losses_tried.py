@@ -24,7 +24,7 @@ from gcl.infer.infer import infer_items
 from gcl.infer.store import Outputs
 from gcl.losses.gcl import duplicates
 from gcl.models import family
-from gcl.models.checkpoints import read_checkpoint
+from gcl.models.weights.checkpoints import read_checkpoint
 from gcl.prepare.prepare import prepare_benchmark
 from gcl.retrieve.calibration import fit
 from gcl.retrieve.item_vectors import ModelOutputs

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gcl.common.command import parser, run
 from gcl.common.files import atomic_path
-from gcl.models.checkpoints import read_checkpoint
+from gcl.models.weights.checkpoints import read_checkpoint
 
 BACKBONE, PREFIX = "vista_lite_stage1", "visual_proj."
 

@@ -45,7 +45,7 @@ def exported(request, tmp_path_factory, pairs):
 
 def literal_outputs(backbone, data, pairs):
     """Torch on one image and one text at a time."""
-    from gcl.models.checkpoints import read_start
+    from gcl.models.weights.checkpoints import read_start
 
     built = family(backbone.family).build(backbone, data)
     read_start(built.model, data / "checkpoints/seed0", "tiny")

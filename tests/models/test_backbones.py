@@ -20,7 +20,7 @@ from gcl.config.backbones import Backbone
 from gcl.models import family
 from gcl.models.tokenizers import clip_tokenizer, to_ids
 from gcl.models.vista_model import pooling
-from gcl.models.weight_layouts import layout_of
+from gcl.models.weights.layouts import layout_of
 from support.hub import serving
 from support.models import (
     M3_TEXT,

@@ -17,9 +17,9 @@ from gcl.infer.encoder import run_batches
 from gcl.infer.infer import infer_features
 from gcl.infer.session import open_session
 from gcl.models.base import Graph
-from gcl.models.checkpoints import read_checkpoint, write_checkpoint
 from gcl.models.timm_hf import HEADS, load_by_name, load_in_order
-from gcl.models.weight_layouts import read_weights
+from gcl.models.weights.checkpoints import read_checkpoint, write_checkpoint
+from gcl.models.weights.layouts import read_weights
 from gcl.train.heads.head import Head, apply_folded
 from gcl.train.train import Paths, train_heads_seed
 from support.arrays import SAME

@@ -18,8 +18,8 @@ from gcl.common.errors import UserError
 from gcl.losses.gcl import duplicates, gcl_loss, separation_loss
 from gcl.losses.tiled import TILES
 from gcl.models import family
-from gcl.models.checkpoints import read_about
-from gcl.models.model_card import card
+from gcl.models.weights.checkpoints import read_about
+from gcl.models.weights.model_card import card
 from gcl.train.batches import Order, crop_box
 from gcl.train.recipe_loss import triplet
 from gcl.train.train import Paths

@@ -29,7 +29,7 @@ from gcl.data.prepared import read_benchmark
 from gcl.fetch.unpack import unpack
 from gcl.infer.encoder import open_encoder
 from gcl.infer.store import read_outputs
-from gcl.models.checkpoints import read_checkpoint, write_checkpoint
+from gcl.models.weights.checkpoints import read_checkpoint, write_checkpoint
 from gcl.prepare.benchmarks import reader_of
 from gcl.prepare.pairs import reader_of_pairs
 from gcl.retrieve.retrieve import retrieve

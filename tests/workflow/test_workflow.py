@@ -194,7 +194,7 @@ def test_an_edit_of_score_re_runs_scoring_and_the_report_only(clone):
 
 @pytest.mark.parametrize(
     "edit",
-    ["prepare/benchmarks/mmeb", "prepare/benchmarks/clipart9", "models/model_card", "report/sections"],
+    ["prepare/benchmarks/mmeb", "prepare/benchmarks/clipart9", "models/weights/model_card", "report/sections"],
 )
 def test_an_edit_that_no_training_uses_re_runs_no_training(clone, edit):
     path = clone / f"src/gcl/{edit}.py"

@@ -25,8 +25,8 @@ from gcl.infer.encoder import run_batches
 from gcl.infer.model_folder import read_export
 from gcl.infer.session import open_session
 from gcl.models import Built, Graph, family
-from gcl.models.checkpoints import read_about, read_start
 from gcl.models.tokenizers import context_of
+from gcl.models.weights.checkpoints import read_about, read_start
 
 TOLERANCE = 1e-4  # largest 1 - cosine and largest relative error between torch and ONNX
 

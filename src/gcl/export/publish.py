@@ -22,8 +22,8 @@ from gcl.config.backbones import Backbone
 from gcl.config.project import load
 from gcl.export.bundle import bundle
 from gcl.infer.model_folder import read_export
-from gcl.models.checkpoints import read_about, read_curve, read_start, write_model
-from gcl.models.model_card import card
+from gcl.models.weights.checkpoints import read_about, read_curve, read_start, write_model
+from gcl.models.weights.model_card import card
 
 log = logging.getLogger(__name__)
 

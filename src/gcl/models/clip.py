@@ -153,7 +153,7 @@ def from_files(backbone: Backbone, config: dict[str, Any], data: Path) -> tuple[
     from torch import nn
 
     from gcl.models.pruned_clip import PrunedClip, is_pruned
-    from gcl.models.weight_layouts import LAYOUTS, layout_of, load_strictly, read_weights
+    from gcl.models.weights.layouts import LAYOUTS, layout_of, load_strictly, read_weights
 
     path = data / backbone.weights["model"]
     state = read_weights(path)

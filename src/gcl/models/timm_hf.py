@@ -38,7 +38,7 @@ def build(backbone: Backbone, data: Path) -> Built:
     from safetensors.torch import load_file
 
     from gcl.models.tokenizers import load_tokenizer
-    from gcl.models.weight_layouts import read_weights
+    from gcl.models.weights.layouts import read_weights
 
     if backbone.preprocess is None or backbone.context is None or backbone.tokenizer is None:
         raise UserError("a row of family timm_hf needs preprocess, tokenizer and context")

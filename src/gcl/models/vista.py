@@ -69,7 +69,7 @@ def text_config(config: dict[str, Any], backbone: Backbone, data: Path) -> dict[
 def load(model: Any, backbone: Backbone, data: Path) -> None:
     """Load the weights of the row."""
     from gcl.models.timm_hf import load_by_name, load_in_order
-    from gcl.models.weight_layouts import LAYOUTS, layout_of, load_strictly, read_weights
+    from gcl.models.weights.layouts import LAYOUTS, layout_of, load_strictly, read_weights
 
     if "model" in backbone.weights:
         path = data / backbone.weights["model"]

@@ -19,7 +19,7 @@ from gcl.config.project import Config, Project, as_dict, load, runs_of
 from gcl.config.published import read_published
 from gcl.data.items import Task
 from gcl.data.prepared import PreparedBenchmark, read_benchmark
-from gcl.models.checkpoints import read_curves
+from gcl.models.weights.checkpoints import read_curves
 from gcl.report.compare import compare
 from gcl.report.figure_data import View, first_rankings, gap, units_of, view_recipe
 from gcl.report.figures import Shown, draw_all, loss_name

@@ -21,7 +21,7 @@ from gcl.common.rows import to_json
 from gcl.config.backbones import Backbone
 from gcl.config.recipes import Loss, Recipe
 from gcl.models import Built, family
-from gcl.models.checkpoints import read_start
+from gcl.models.weights.checkpoints import read_start
 from gcl.train.batches import Loader
 from gcl.train.distributed import Rank, join, part_of
 from gcl.train.grad_cache import StepSetting, accumulate

@@ -24,7 +24,7 @@ from gcl.common.rows import from_json
 from gcl.config.backbones import Backbone
 from gcl.config.datasets import Dataset
 from gcl.config.recipes import Recipe
-from gcl.models.checkpoints import checkpoint_about, read_checkpoint, write_checkpoint, write_model
+from gcl.models.weights.checkpoints import checkpoint_about, read_checkpoint, write_checkpoint, write_model
 
 log = logging.getLogger(__name__)
 

@@ -67,7 +67,7 @@ def read_start(model: "nn.Module", folder: Path, backbone: str) -> None:
     Raises:
         UserError: it is another backbone's, or doesn't fit.
     """
-    from gcl.models.weight_layouts import load_strictly
+    from gcl.models.weights.layouts import load_strictly
 
     state = read_checkpoint(folder, backbone)
     if read_about(folder, backbone)["trainable"] == "heads":
