@@ -1,0 +1,170 @@
+"""One image tower for everything: text is drawn on the canvas that the image is on (VC2L, arXiv 2510.18703).
+
+A canvas has four quadrants of 2 x 2, each as large as an image is read (`preprocess.size`, a multiple of 16). An image
+takes the first; text flows through the others in reading order, or through all four where there is no image: lines of
+16 pixels, black on grey, glyphs as wide as they are with a column of space before, broken wherever a line is full.
+
+The tokenizer gives a number for each character, lower case; the graph draws them, so that inference needs no font.
+The font is a Unifont .hex file, as VC2L's is, or a TrueType file, drawn at SIZE without grey levels.
+"""
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gcl.common.errors import UserError
+from gcl.config.backbones import Backbone
+from gcl.models.base import Built, Family, Graph, Keys
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+HEIGHT = 16  # pixels of a line, and of the widest glyph
+SPACE, NARROWEST = 1, 4  # columns before a glyph, and what it has at least
+SIZE = 13  # points at which a TrueType font's lines are HEIGHT high
+LAST = 0x2FFF  # code point; those beyond are not drawn: ideographs would make the table a hundred times as large
+PAD, UNKNOWN = "[PAD]", "[UNK]"  # nothing, and an empty glyph
+SHARED = Keys("proj.0.weight", "proj.0.bias", "proj.2.weight", lambda features, embedding: (features + embedding) // 2)
+HEADS = {"image": SHARED, "text": SHARED, "image_text": SHARED}
+
+
+def read_font(path: Path) -> dict[str, np.ndarray]:
+    """Return (16, 16) bits of every character of a font.
+
+    Raises:
+        UserError: it is neither a Unifont .hex file nor a TrueType file.
+    """
+    try:
+        return read_hex(path) if path.suffix == ".hex" else draw_font(path)
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"can't read the font {path}: {error}; expected a Unifont .hex or a TrueType file") from error
+
+
+def read_hex(path: Path) -> dict[str, np.ndarray]:
+    """Read lines of code point:bits, 8 or 16 columns in 16 rows."""
+    found = {}
+    for line in path.read_text(encoding="ascii").split():
+        point, _, bits = line.partition(":")
+        if int(point, 16) <= LAST:
+            rows = np.frombuffer(bytes.fromhex(bits), np.uint8).reshape(HEIGHT, -1)
+            glyph = np.unpackbits(rows, axis=1)
+            found[chr(int(point, 16))] = np.pad(glyph, ((0, 0), (0, HEIGHT - glyph.shape[1])))
+    return found
+
+
+def draw_font(path: Path) -> dict[str, np.ndarray]:
+    """Draw every character of a TrueType font."""
+    from fontTools.ttLib import TTFont, TTLibError
+    from PIL import Image, ImageDraw, ImageFont
+
+    try:
+        points = sorted(TTFont(path).getBestCmap())
+    except TTLibError as error:
+        raise UserError(str(error)) from error
+    font, found = ImageFont.truetype(str(path), SIZE, layout_engine=ImageFont.Layout.BASIC), {}
+    for point in points:
+        if 32 <= point <= LAST:
+            canvas = Image.new("1", (HEIGHT, HEIGHT))
+            ImageDraw.Draw(canvas).text((1, 0), chr(point), fill=1, font=font)
+            found[chr(point)] = np.asarray(canvas, np.uint8)
+    return found
+
+
+def trimmed(glyph: np.ndarray) -> np.ndarray:
+    """Return the columns (16, w) that a glyph takes in a line."""
+    inked = np.flatnonzero(glyph.any(0))
+    first, last = (int(inked[0]), int(inked[-1])) if len(inked) else (0, 0)
+    first = max(first - SPACE, 0)
+    return glyph[:, first : max(last + SPACE, first + NARROWEST)]
+
+
+def glyph_table(glyphs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (V, 16 columns, 16 rows) bits and (V,) widths: of padding, of what is unknown, and of the glyphs."""
+    columns, widths = (
+        np.zeros((2 + len(glyphs), HEIGHT, HEIGHT), np.uint8),
+        np.array([0, NARROWEST] + [0] * len(glyphs)),
+    )
+    for row, glyph in enumerate(map(trimmed, glyphs), 2):
+        columns[row, : glyph.shape[1]], widths[row] = glyph.T, glyph.shape[1]
+    return columns, widths
+
+
+def characters(known: list[str], context: int) -> "Tokenizer":
+    """Return a tokenizer that gives each character its number."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    vocabulary = {PAD: 0, UNKNOWN: 1} | {character: row for row, character in enumerate(known, 2)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.enable_truncation(context)
+    tokenizer.enable_padding(pad_id=0, pad_token=PAD)
+    return tokenizer
+
+
+def build(backbone: Backbone, data: Path) -> Built:
+    """Build the model with a pretrained image trunk and fresh heads, in eval mode.
+
+    Raises:
+        UserError: a weight file that doesn't fit, no font, or a size that lines don't fill.
+    """
+    from gcl.models.pixel_model import Pixel
+    from gcl.models.timm_hf import load_in_order
+    from gcl.models.weights.layouts import load_strictly, read_weights
+
+    how, context = backbone.preprocess, backbone.context
+    if how is None or context is None or how.size % HEIGHT:
+        raise UserError("a row of family pixel needs context, and preprocess with a size that is a multiple of 16")
+    font = read_font(data / backbone.weights["font"])
+    known = sorted(font)
+    columns, widths = glyph_table([font[character] for character in known])
+    config = copy.deepcopy(backbone.model_cfg)
+    model = Pixel(config, how, columns, widths)
+    path = data / backbone.weights["image"]
+    if config.get("in_order", True):
+        load_in_order(model.trunk, read_weights(path), str(path))
+    else:
+        load_strictly(model.trunk, read_weights(path), str(path))
+
+    def graphs() -> dict[str, Graph]:
+        return graphs_of(model, how.size, context)
+
+    shown = {"pixel": config, "preprocess": {"size": how.size, "mean": how.mean, "std": how.std}}
+    tokenizer = characters(known, context)
+    about = {"fused_context": context}
+    return Built(model.eval(), model.encode_triplet, graphs, how, tokenizer, "none", shown, "vista", about)
+
+
+def graphs_of(model: Any, size: int, context: int, head: bool = True) -> dict[str, Graph]:
+    """Return image (pixels -> vector and the pixels as tokens), text, and image_text (those and ids -> vector)."""
+    import torch
+
+    from gcl.models.pixel_model import Fused, Image, Text
+
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(3, 3, size, size, generator=generator)
+    ids = torch.randint(2, len(model.widths), (3, 9), generator=generator)
+    ids[1:, 5:] = 0
+    free = ("batch", "tokens")
+    return {
+        "image": Graph(Image(model, head).eval(), {"pixels": pixels}, {"pixels": ("batch",)}),
+        "text": Graph(Text(model, head).eval(), {"ids": ids}, {"ids": free}, context),
+        "image_text": Graph(
+            Fused(model, head).eval(),
+            {"image_tokens": pixels, "ids": ids},
+            {"image_tokens": ("batch",), "ids": free},
+            context,
+        ),
+    }
+
+
+def towers(built: Built) -> dict[str, Graph]:
+    """Return the graphs without the projection head."""
+    from gcl.models.tokenizers import context_of
+
+    return graphs_of(built.model, built.preprocess.size, context_of(built.tokenizer), head=False)
+
+
+FAMILY = Family(build, towers, HEADS)
