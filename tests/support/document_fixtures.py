@@ -135,3 +135,22 @@ def tiir(folder):
     write_lines(folder / "queries.jsonl", [json.dumps({"qid": k, "data": found}) for k, found in enumerate(queries)])
     pairs = [{"did": k, "qid": k} for k in range(4)] + [{"did": k, "qid": None} for k in range(4, 7)]
     write_lines(folder / "qrels.jsonl", map(json.dumps, pairs))
+
+
+def anycir(folder):
+    """AnyCIR: pairs of snippets; lost files are null, and a pair without an image on one side takes no part."""
+    shown = pictures(10)
+    for k, (_, picture) in enumerate(shown):
+        path = folder / f"images/snippet{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(picture, "PNG"))
+
+    def pair(one, other, lost=()):
+        sides = {"pre": one, "next": other}
+        files = {name: [None, f"snippet{k}.png", "gone.png"] for name, k in sides.items()}
+        files |= dict.fromkeys(lost, [None])
+        found = {f"{name}_text": f"Here is {shown[k][0]}." for name, k in sides.items()}
+        return found | {f"{name}_img": own for name, own in files.items()}
+
+    lines = [pair(0, 1), pair(2, 3), pair(4, 5, ["next"]), pair(6, 7), pair(8, 9)]
+    write_lines(folder / "anycir.jsonl", map(json.dumps, lines))

@@ -316,11 +316,12 @@ def write_all(folder):
     fashioniq(folder / "fashioniq_fixture")
     circo(folder / "circo_fixture")
     mixbench(folder / "mixbench_fixture")
-    from support.document_fixtures import m2kr, mmdocir, tiir  # it imports from here
+    from support.document_fixtures import anycir, m2kr, mmdocir, tiir  # it imports from here
 
     m2kr(folder / "m2kr_fixture")
     mmdocir(folder / "mmdocir_fixture")
     tiir(folder / "tiir_fixture")
+    anycir(folder / "anycir_fixture")
 
 
 if __name__ == "__main__":

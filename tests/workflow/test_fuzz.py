@@ -116,6 +116,7 @@ BENCHMARKS = {
         "OKVQA_data/test-00000-of-00001.parquet", "MSMARCO_passages/test_passages-00000-of-00001.parquet",
     ],
     "mmdocir_fixture": ["MMDocIR_annotations.jsonl", "MMDocIR_layouts.parquet", "MMDocIR_pages.parquet"],
+    "anycir_fixture": ["anycir.jsonl"],
     "tiir_fixture": ["documents.jsonl", "queries.jsonl", "qrels.jsonl"],
     "mixbench_fixture": ["OVEN/queries.parquet", "Google_WIT/mixed_corpus.parquet", "MSCOCO/qrels/qrels.tsv"],
 }  # fmt: skip

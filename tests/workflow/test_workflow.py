@@ -309,9 +309,9 @@ def test_all_benchmarks_run_on_the_fixtures(clone):
         ("mmeb_fixture", "official"), ("mmeb_fixture", "mixed"), ("covr_fixture", "all"), ("cirr_fixture", "split"),
         ("cirr_fixture", "subset"), ("fashioniq_fixture", "split"), ("circo_fixture", "all"),
         ("mixbench_fixture", "local"), ("m2kr_fixture", "local"), ("mmdocir_fixture", "document"),
-        ("mmdocir_fixture", "all"), ("tiir_fixture", "all"),
+        ("mmdocir_fixture", "all"), ("tiir_fixture", "all"), ("anycir_fixture", "all"),
     }  # fmt: skip
-    assert len({(r["benchmark"], r["task"]) for r in rows}) == 16 + 16 + 6 + 1 + 1 + 3 + 2 + 4 + 4 + 2 + 1
+    assert len({(r["benchmark"], r["task"]) for r in rows}) == 16 + 16 + 6 + 1 + 1 + 3 + 2 + 4 + 4 + 2 + 1 + 18
     assert {r["n"] for r in rows if r["benchmark"] == "covr_fixture"} == {"6"}  # dead videos stay in the denominator
     assert {r["n"] for r in rows if r["task"] == "visualnews_task3"} == {"3"}
     table = (results / "tables/mbeir.md").read_text()
@@ -320,7 +320,7 @@ def test_all_benchmarks_run_on_the_fixtures(clone):
     assert {"prompts none, calibration none", "prompts first, calibration none"} <= set(
         re.findall("prompts [^|]*none", table)
     )
-    documents = {"m2kr_fixture", "mmdocir_fixture", "tiir_fixture"}
+    documents = {"m2kr_fixture", "mmdocir_fixture", "tiir_fixture", "anycir_fixture"}
     assert {p.stem for p in (results / "tables").glob("*.csv")} == {
         "mbeir",
         "mmeb",
