@@ -18,8 +18,8 @@ from torch.nn.functional import normalize
 from gcl.common.errors import UserError
 from gcl.config.backbones import Backbone
 from gcl.models import family
+from gcl.models.modules.vista import pooling
 from gcl.models.tokenizers import clip_tokenizer, to_ids
-from gcl.models.vista_model import pooling
 from gcl.models.weights.layouts import layout_of
 from support.hub import serving
 from support.models import (
@@ -277,7 +277,7 @@ def test_a_pruned_tinyclip_with_quick_gelu_is_refused(tmp_path):
 @pytest.fixture(scope="module", params=["bert", "xlm-roberta"])
 def vista(request, tmp_path_factory):
     """A tiny VISTA, base (BERT) or m3 (XLM-R), stored in the public layout and built from it."""
-    from gcl.models.vista_model import Vista
+    from gcl.models.modules.vista import Vista
 
     folder = tmp_path_factory.mktemp("vista")
     config = VISTA if request.param == "bert" else {**VISTA, "text": M3_TEXT}
@@ -464,7 +464,7 @@ def test_a_row_has_the_size_of_the_released_model(project, name):
 
 @pytest.mark.parametrize(("name", "vision", "image_tokens"), [("vista_base", 85.87, 196), ("vista_m3", 303.32, 256)])
 def test_a_row_of_vista_has_the_size_of_the_released_trunk(project, name, vision, image_tokens):
-    from gcl.models.vista_model import Vista
+    from gcl.models.modules.vista import Vista
 
     small = {**VISTA["text"], "hidden_size": 768 if name == "vista_base" else 1024, "max_position_embeddings": 512}
     with torch.device("meta"):

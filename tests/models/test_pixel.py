@@ -10,8 +10,8 @@ from gcl.common.errors import UserError
 from gcl.config.backbones import Backbone, Preprocess
 from gcl.export.export import export_graphs
 from gcl.infer.session import open_session
+from gcl.models.modules.pixel import Pixel
 from gcl.models.pixel import UNKNOWN, build, characters, glyph_table, graphs_of, read_font, towers
-from gcl.models.pixel_model import Pixel
 from gcl.models.tokenizers import to_ids
 
 HERE = Path(__file__).parent

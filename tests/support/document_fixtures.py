@@ -148,7 +148,7 @@ def anycir(folder):
     def pair(one, other, lost=()):
         sides = {"pre": one, "next": other}
         files = {name: [None, f"snippet{k}.png", "gone.png"] for name, k in sides.items()}
-        files |= dict.fromkeys(lost, [None])
+        files |= {name: [None] for name in lost}
         found = {f"{name}_text": f"Here is {shown[k][0]}." for name, k in sides.items()}
         return found | {f"{name}_img": own for name, own in files.items()}
 

@@ -59,7 +59,7 @@ def vista_row(weights, config=VISTA, context=16):
 
 def tiny_vista(data, context=16):
     """Store a tiny VISTA and its tokenizer in a folder; return its row."""
-    from gcl.models.vista_model import Vista
+    from gcl.models.modules.vista import Vista
 
     word_tokenizer(data / "tokenizer.json")
     save_file(randomised(Vista(VISTA)).state_dict(), data / "vista.safetensors")

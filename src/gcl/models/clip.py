@@ -152,7 +152,7 @@ def from_files(backbone: Backbone, config: dict[str, Any], data: Path) -> tuple[
     """Load the row's weight file strictly, whichever public layout it has."""
     from torch import nn
 
-    from gcl.models.pruned_clip import PrunedClip, is_pruned
+    from gcl.models.modules.pruned_clip import PrunedClip, is_pruned
     from gcl.models.weights.layouts import LAYOUTS, layout_of, load_strictly, read_weights
 
     path = data / backbone.weights["model"]

@@ -110,7 +110,7 @@ def build(backbone: Backbone, data: Path) -> Built:
     Raises:
         UserError: a weight file that doesn't fit, no font, or a size that lines don't fill.
     """
-    from gcl.models.pixel_model import Pixel
+    from gcl.models.modules.pixel import Pixel
     from gcl.models.timm_hf import load_in_order
     from gcl.models.weights.layouts import load_strictly, read_weights
 
@@ -141,7 +141,7 @@ def graphs_of(model: Any, size: int, context: int, head: bool = True) -> dict[st
     """Return image (pixels -> vector and the pixels as tokens), text, and image_text (those and ids -> vector)."""
     import torch
 
-    from gcl.models.pixel_model import Fused, Image, Text
+    from gcl.models.modules.pixel import Fused, Image, Text
 
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(3, 3, size, size, generator=generator)

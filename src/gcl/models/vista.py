@@ -27,8 +27,8 @@ def build(backbone: Backbone, data: Path) -> Built:
     Raises:
         UserError: a weight file doesn't fit; says which tensors.
     """
+    from gcl.models.modules.vista import Vista
     from gcl.models.tokenizers import load_tokenizer, pad_of
-    from gcl.models.vista_model import Vista
 
     if backbone.preprocess is None or backbone.tokenizer is None or backbone.context is None:
         raise UserError("a row of family vista needs preprocess, tokenizer and context")

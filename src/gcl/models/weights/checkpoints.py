@@ -3,7 +3,7 @@
 heads       heads.safetensors alone: the towers are the backbone's own
 open_clip   open_clip_model.safetensors and open_clip_config.json: open_clip loads the folder as `local-dir:`
 pruned      pruned_clip.safetensors, open_clip's names; sizes are read from the tensors
-vista       vista.safetensors and vista_config.json: the names of models/vista_model.py
+vista       vista.safetensors and vista_config.json: the names of models/modules/vista.py
 
 A whole model's folder also has its tokenizer.json and a model card, README.md.
 """

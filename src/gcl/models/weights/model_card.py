@@ -10,14 +10,14 @@ model, _, preprocess = open_clip.create_model_and_transforms(
 )""",
     "pruned": """from pathlib import Path
 from safetensors.torch import load_file
-from gcl.models.pruned_clip import PrunedClip
+from gcl.models.modules.pruned_clip import PrunedClip
 state = load_file(Path("PATH/TO/THIS/FOLDER/pruned_clip.safetensors"))
 model = PrunedClip(state)
 model.load_state_dict(state)""",
     "vista": """import json
 from pathlib import Path
 from safetensors.torch import load_file
-from gcl.models.vista_model import Vista
+from gcl.models.modules.vista import Vista
 folder = Path("PATH/TO/THIS/FOLDER")
 model = Vista(json.loads((folder / "vista_config.json").read_text(encoding="utf-8"))["vista"])
 model.load_state_dict(load_file(folder / "vista.safetensors"))""",
