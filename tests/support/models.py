@@ -232,7 +232,7 @@ def vista_vector(
 
 
 def public_vista(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of a vista_model.Vista in the layout of BAAI/bge-visualized, with its unused tensors."""
+    """The weights of a VISTA in the layout of BAAI/bge-visualized, with its unused tensors."""
     names = {
         "attn.q_proj.bias": "attn.q_bias",
         "attn.v_proj.bias": "attn.v_bias",

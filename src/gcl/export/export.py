@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from gcl.common.arrays import MODALITIES
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path, sha256_file, write_json
 from gcl.common.rows import from_json, parse, to_json
 from gcl.config.backbones import Backbone
 from gcl.config.recipes import Combine
-from gcl.export.graphs import export_module, head_graph
+from gcl.export.graphs import export_module, head_graph, trace_head
 from gcl.infer.encoder import run_batches
 from gcl.infer.model_folder import read_export
 from gcl.infer.session import open_session
@@ -109,6 +110,29 @@ def export_towers(name: str, backbone: Backbone, data: Path, output: Path) -> No
         write_export(folder, "towers", name, backbone, {"parity": parity, **settings(built)})
 
 
+def write_head(
+    backbone: Backbone, about: dict[str, Any], state: dict[str, Any], modality: str, features: np.ndarray, path: Path
+) -> None:
+    """Write the graph of a modality's head, of what `combine` made of heads, or of the cell in their place."""
+    kind = family(backbone.family)
+    if kind.cell is not None:
+        import torch
+
+        from gcl.train.heads.recurrent import OfModality, stored_cell
+
+        widths = (sum(backbone.model_cfg["layers"][side]) for side in ("image", "text"))
+        stored = stored_cell(kind.cell(backbone, *widths), {k: torch.from_numpy(v) for k, v in state.items()})
+        trace_head(OfModality(stored, modality), torch.from_numpy(features[:3].copy()), path)
+        return
+    keys = (kind.heads or {})[modality]
+    if combined := about["recipe"].get("combine"):
+        from gcl.export.combined_graph import combined_graph
+
+        combined_graph(state, modality, keys, parse(Combine, combined, f"{path.parent}: combine"), path)
+    else:
+        head_graph(state[keys.first], state[keys.bias] if keys.bias else None, state[keys.second], path)
+
+
 def export_heads(name: str, backbone: Backbone, checkpoint: Path, towers: Path, folder: Path) -> None:
     """Export the heads of one seed."""
     from safetensors.numpy import load_file
@@ -118,14 +142,9 @@ def export_heads(name: str, backbone: Backbone, checkpoint: Path, towers: Path, 
     sample = np.load(checkpoint / "parity.npz")
     folder.mkdir()
     parity: dict[str, Any] = {"tolerance": TOLERANCE}
-    for modality, keys in (family(backbone.family).heads or {}).items():
+    for modality in MODALITIES if family(backbone.family).cell else (family(backbone.family).heads or {}):
         path = folder / f"{modality}.onnx"
-        if combined := about["recipe"].get("combine"):
-            from gcl.export.combined_graph import combined_graph
-
-            combined_graph(state, modality, keys, parse(Combine, combined, f"{checkpoint}: combine"), path)
-        else:
-            head_graph(state[keys.first], state[keys.bias] if keys.bias else None, state[keys.second], path)
+        write_head(backbone, about, state, modality, sample[f"{modality}_features"], path)
         session = open_session(path, "cpu", 1)
         found = run_batches(session, sample[f"{modality}_features"])
         parity[modality] = compare(sample[f"{modality}_outputs"], found, str(path.name))

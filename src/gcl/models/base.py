@@ -48,4 +48,5 @@ class Family(NamedTuple):
     build: Callable[..., Built]  # of the row and the folder of data sets
     towers: Callable[[Built], dict[str, Graph]] | None = None  # the frozen parts, where `trainable: heads` works
     heads: dict[str, Keys] | None = None  # modality -> its head; modalities may share one
+    cell: "Callable[..., nn.Module] | None" = None  # in place of heads: of the row and the widths of both features
     as_it_is: Callable[..., dict[str, Any]] | None = None  # of the row: what `infer` opens, where nothing is exported

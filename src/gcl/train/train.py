@@ -13,9 +13,11 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gcl.common.arrays import MODALITIES
 from gcl.common.command import parser, run
 from gcl.common.devices import claim_gpu
 from gcl.common.errors import UserError
@@ -62,12 +64,13 @@ def train_heads_seed(
     from gcl.train.heads.distilled import read_taught
     from gcl.train.heads.frozen import parity_sample, read_features, train_heads
     from gcl.train.heads.head import apply_folded
+    from gcl.train.heads.recurrent import OfModality, stored_cell
 
     # One thread: the result doesn't depend on how many cores the job was given.
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # gradients of far negatives are denormal, and slow as such
-    keys = family(backbone.family).heads
-    if keys is None:
+    kind = family(backbone.family)
+    if kind.heads is None and kind.cell is None:
         raise UserError(f"family {backbone.family} has no heads to train; set `trainable: all`, or a list of layers")
     if paths.features is None:
         raise UserError("trainable: heads needs --features, the towers' outputs for the pairs")
@@ -82,9 +85,15 @@ def train_heads_seed(
     start = None if paths.init is None else read_checkpoint(paths.init / f"seed{seed}", name)
     label = f"train {folder.parent.name} seed {seed}"
     width = backbone.model_cfg["embed_dim"]
-    state, curve = train_heads(data, recipe, keys, backbone.fusion, width, seed, start, label)
+    cell = None if kind.cell is None else partial(kind.cell, backbone)
+    state, curve = train_heads(data, recipe, kind.heads, backbone.fusion, width, seed, start, label, cell)
     write_checkpoint(folder, "heads.safetensors", state, about | checkpoint_about(name, recipe, seed), curve)
-    sample = parity_sample(data, keys, lambda modality, x: apply_folded(keys[modality], state, x))
+    if (keys := kind.heads) is not None:
+        sample = parity_sample(data, keys, lambda modality, x: apply_folded(keys[modality], state, x))
+    elif cell is not None:
+        stored = stored_cell(cell(data.images.shape[1], data.text.shape[1]), state)
+        with torch.inference_mode():
+            sample = parity_sample(data, MODALITIES, lambda modality, x: OfModality(stored, modality)(x))
     np.savez(folder / "parity.npz", **sample)  # type: ignore[arg-type]
 
 
@@ -100,7 +109,9 @@ def combined_seed(
 
     if paths.init is None or paths.features is None or recipe.combine is None:
         raise UserError("combine joins the heads of another recipe: name it as `init`")
-    keys, how = family(backbone.family).heads or {}, recipe.combine
+    keys, how = family(backbone.family).heads, recipe.combine
+    if keys is None:
+        raise UserError(f"family {backbone.family} has no heads that combine joins")
     data = read_features(paths.pairs, paths.features, None)
     seeds = sorted(paths.init.glob("seed*"), key=lambda path: int(path.name.removeprefix("seed")))
     state = combine(data, keys, [read_checkpoint(path, name) for path in seeds], how)

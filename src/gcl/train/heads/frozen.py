@@ -1,12 +1,12 @@
 """Train projection heads on features of frozen towers that were computed once per view."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from gcl.common.errors import UserError
@@ -18,10 +18,12 @@ from gcl.models.base import Keys
 from gcl.train.heads.composed import Composed, composed_batch_loss
 from gcl.train.heads.distilled import Taught, taught_loss
 from gcl.train.heads.head import Head
+from gcl.train.heads.recurrent import CellHead, View
 from gcl.train.optimizer import Curve, Steps
 from gcl.train.recipe_loss import recipe_loss, triplet
 
 PARITY_ROWS = 32
+MakeCell = Callable[[int, int], nn.Module]  # of the widths of both towers' features
 More = TypeVar("More", Composed | None, Taught | None)
 
 
@@ -95,18 +97,36 @@ def batches(data: Features, recipe: Recipe, generator: torch.Generator) -> Itera
         yield Batch(features, data.image_ids[rows], texts)
 
 
-def standardised(data: Features, keys: dict[str, Keys], embedding: int, dropout: float) -> tuple[Features, dict]:
-    """Make the heads, by their keys, and the features as the heads take them."""
+class Made(NamedTuple):
+    """Fresh heads by modality, the modules whose weights train, and the features as the heads take them."""
+
+    by_modality: Mapping[str, Head | View]
+    modules: list[Head] | list[CellHead]
+    data: Features
+
+
+def standardised(
+    data: Features, keys: Mapping[str, Keys] | None, embedding: int, dropout: float, cell: MakeCell | None
+) -> Made:
+    """Make the heads, by their keys, or the cell that takes their place."""
     full = data.text[data.text_rows[:, 0]]
     plain = data.images[: len(data.image_ids)]
-    if data.fused is None:
+    by_modality: Mapping[str, Head | View]
+    modules: list[Head] | list[CellHead]
+    if keys is None:
+        if cell is None:
+            raise UserError("this family has neither heads nor a cell to train; set `trainable: all`")
+        whole = CellHead(cell(plain.shape[1], full.shape[1]), plain, full)
+        by_modality, modules = whole.views(), [whole]
+    elif data.fused is None:
         heads = {
             keys["image"]: Head(keys["image"], plain, embedding, dropout),
             keys["text"]: Head(keys["text"], full, embedding, dropout),
         }
+        by_modality, modules = {modality: heads[key] for modality, key in keys.items()}, [*heads.values()]
     else:  # one head after an encoder that reads all three
-        heads = {keys["image"]: Head(keys["image"], torch.cat([plain, full]), embedding, dropout)}
-    by_modality = {modality: heads[key] for modality, key in keys.items()}
+        one = Head(keys["image"], torch.cat([plain, full]), embedding, dropout)
+        by_modality, modules = dict.fromkeys(keys, one), [one]
 
     def scaled(more: More) -> More:
         """Return further outputs of the same towers as the heads take them."""
@@ -118,13 +138,13 @@ def standardised(data: Features, keys: dict[str, Keys], embedding: int, dropout:
     fused = None if data.fused is None else by_modality["image_text"].standardise(data.fused)
     images, text = by_modality["image"].standardise(data.images), by_modality["text"].standardise(data.text)
     found = data._replace(images=images, text=text, fused=fused)
-    return found._replace(composed=scaled(data.composed), taught=scaled(data.taught)), by_modality
+    return Made(by_modality, modules, found._replace(composed=scaled(data.composed), taught=scaled(data.taught)))
 
 
 def other_losses(
     data: Features,
     recipe: Recipe,
-    heads: dict[str, Head],
+    heads: Mapping[str, Head | View],
     fusion: str,
     temperature: float,
     generator: torch.Generator,
@@ -142,12 +162,13 @@ def other_losses(
 def train_heads(
     data: Features,
     recipe: Recipe,
-    keys: dict[str, Keys],
+    keys: Mapping[str, Keys] | None,
     fusion: str,
     embedding: int,
     seed: int,
     start: dict[str, Tensor] | None,
     name: str,
+    cell: MakeCell | None = None,
 ) -> tuple[dict[str, Tensor], Curve]:
     """Train the heads of one seed; return their tensors and the curve.
 
@@ -167,8 +188,7 @@ def train_heads(
             raise UserError(f"{name}: the recipe needs --{option}, and a fusion that is a sum; fusion is {fusion}")
     torch.manual_seed(seed)
     generator, more = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
-    data, by_modality = standardised(data, keys, embedding, recipe.dropout)
-    heads = list(dict.fromkeys(by_modality.values()))
+    by_modality, heads, data = standardised(data, keys, embedding, recipe.dropout, cell)
     if start is not None:
         for head in heads:
             head.unfold(start)
@@ -190,8 +210,7 @@ def train_heads(
         loss = loss + other_losses(data, recipe, by_modality, fusion, temperature, more)
         loss.backward()
         steps.end(loss.item(), same.shape[1])
-    state = {k: v for head in heads for k, v in head.folded().items()}
-    return state | {head.keys.second: state[head.keys.second][: recipe.width] for head in heads}, steps.curve
+    return {k: v for head in heads for k, v in head.folded(recipe.width).items()}, steps.curve
 
 
 def parity_sample(

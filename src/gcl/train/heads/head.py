@@ -54,10 +54,10 @@ class Head(nn.Module):
         output: Tensor = self.second(self.between(self.first(standard)))
         return output
 
-    def folded(self) -> dict[str, Tensor]:
-        """Return the weights that act on plain features, by open_clip's names."""
+    def folded(self, width: int | None = None) -> dict[str, Tensor]:
+        """Return the weights that act on plain features, by open_clip's names; of the outputs the first so many."""
         weight = self.first.weight.detach().double() / self.deviation
-        state = {self.keys.first: weight.float(), self.keys.second: self.second.weight.detach().clone()}
+        state = {self.keys.first: weight.float(), self.keys.second: self.second.weight[:width].detach().clone()}
         if self.keys.bias is not None:
             state[self.keys.bias] = (self.first.bias.detach().double() - weight @ self.mean.double()).float()
         return state

@@ -1,0 +1,129 @@
+"""Two frozen towers, whose layers a recurrent cell fuses one after the other (ReT, arXiv 2503.01980).
+
+The towers' outputs are the means of all their layers, one after the other; what heads are to other families the cell
+is here. ReT reads all tokens of each layer and compares K vectors of query and document; here a layer is one token, and
+the mean of the K is one vector.
+"""
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gcl.common.errors import UserError
+from gcl.config.backbones import Backbone
+from gcl.models.base import Built, Family, Graph
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def build(backbone: Backbone, data: Path) -> Built:
+    """Build the model with pretrained towers and a fresh cell, in eval mode.
+
+    Raises:
+        UserError: a weight file doesn't fit its tower.
+    """
+    from gcl.models.modules.recurrent import RecurrentModel
+    from gcl.models.timm_hf import load_by_name, load_in_order
+    from gcl.models.tokenizers import load_tokenizer, pad_of
+    from gcl.models.vista import text_config
+    from gcl.models.weights.layouts import load_strictly, read_weights
+
+    how, context = backbone.preprocess, backbone.context
+    if how is None or backbone.tokenizer is None or context is None:
+        raise UserError("a row of family recurrent needs preprocess, tokenizer and context")
+    tokenizer = load_tokenizer(data / backbone.tokenizer, context)
+    config = copy.deepcopy(backbone.model_cfg)
+    config["text"] = text_config(config, backbone, data)
+    model = RecurrentModel(config)
+    image, text = data / backbone.weights["image"], data / backbone.weights["text"]
+    load = load_in_order if config.get("in_order", True) else load_strictly
+    load(model.trunk, read_weights(image), str(image))
+    load_by_name(model.bert, read_weights(text), str(text))
+    model.pad = pad_of(tokenizer)
+
+    def graphs() -> dict[str, Graph]:
+        return graphs_of(model, how.size, tokenizer.get_vocab_size(), context)
+
+    shown = {"recurrent": config, "preprocess": {"size": how.size, "mean": how.mean, "std": how.std}}
+    about = {"fused_context": context}
+    return Built(model.eval(), model.encode_triplet, graphs, how, tokenizer, "none", shown, "vista", about)
+
+
+def graphs_of(model: Any, size: int, words: int, context: int, head: bool = True) -> dict[str, Graph]:
+    """Return image (pixels -> vector and layers), text, and image_text (those layers and ids -> vector)."""
+    import torch
+    from torch import nn
+    from torch.nn.functional import normalize
+
+    def vector(features: "dict[str, Tensor]") -> "Tensor":
+        return normalize(model.head(features), dim=1) if head else torch.cat(list(features.values()), 1)
+
+    class Image(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels: "Tensor") -> "tuple[Tensor, Tensor]":
+            layers = self.model.image_layers(pixels)
+            return vector({"image": layers}), layers * 1
+
+    class Text(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: "Tensor") -> "Tensor":
+            return vector({"text": self.model.text_layers(ids)})
+
+    class Fused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, image_tokens: "Tensor", ids: "Tensor") -> "Tensor":
+            return vector({"image": image_tokens, "text": self.model.text_layers(ids)})
+
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(3, 3, size, size, generator=generator)
+    ids = torch.randint(min(1000, words // 2), min(20000, words), (3, 9), generator=generator)
+    ids[1:, 5:] = model.pad
+    with torch.inference_mode():
+        layers = model.image_layers(pixels).clone()
+    free = ("batch", "tokens")
+    inputs = {"image_tokens": layers, "ids": ids}
+    return {
+        "image": Graph(Image().eval(), {"pixels": pixels}, {"pixels": ("batch",)}),
+        "text": Graph(Text().eval(), {"ids": ids}, {"ids": free}, context),
+        "image_text": Graph(Fused().eval(), inputs, {"image_tokens": ("batch",), "ids": free}, context),
+    }
+
+
+def towers(built: Built) -> dict[str, Graph]:
+    """Return the graphs without the cell: all layers, the image's before the text's."""
+    from gcl.models.tokenizers import context_of
+
+    words, context = built.tokenizer.get_vocab_size(), context_of(built.tokenizer)
+    return graphs_of(built.model, built.preprocess.size, words, context, head=False)
+
+
+def cell(backbone: Backbone, image: int, text: int) -> "nn.Module":
+    """Return a fresh cell for features of given widths.
+
+    Raises:
+        UserError: the row says no widths of layers, or others than the features have.
+    """
+    from gcl.models.modules.recurrent import Recurrent, Sizes
+
+    layers = backbone.model_cfg.get("layers", {})
+    widths = {side: list(layers.get(side, [])) for side in ("image", "text")}
+    for side, found in (("image", image), ("text", text)):
+        if sum(widths[side]) != found:
+            raise UserError(
+                f"model_cfg.layers.{side} is {widths[side]}, {sum(widths[side])} in all; the towers give {found}"
+            )
+    sizes = Sizes(**backbone.model_cfg.get("cell", {}))
+    return Recurrent(widths["image"], widths["text"], sizes, backbone.model_cfg["embed_dim"])
+
+
+FAMILY = Family(build, towers, cell=cell)
