@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORES ?= all
 
-.PHONY: run test setup check lock restore repro bench bench-gpu clean
+.PHONY: run test setup check lock restore repro neighbours bench bench-gpu clean
 
 run: setup
 	snakemake --cores $(CORES) --prioritize results/done/clip_lite
@@ -26,7 +26,7 @@ check: setup
 	lint-imports --no-cache
 	snakemake --cores 1 -n --quiet all > /dev/null
 	snakemake --cores 1 -n --quiet all -- results/done/prepared results/done/clip_lite > /dev/null
-	for name in paper fixtures emoji neighbours ablations mixbench documents image_tokens; do \
+	for name in paper fixtures emoji neighbours eleven joint ablations mixbench documents image_tokens; do \
 	  snakemake --cores 1 -n --quiet all --configfile config/$$name.yaml > /dev/null; done
 
 setup: .venv/done
@@ -61,6 +61,11 @@ restore: setup
 
 repro: setup
 	dvc repro
+
+# Each neighbouring method once: results/eleven/neighbours.md.
+neighbours: setup
+	snakemake --cores $(CORES) --configfile config/eleven.yaml
+	python scripts/neighbours.py
 
 # An hour and more, 12 GB of disk, peers in the same processes; writes results/benchmarks/ and results/tables/performance.md.
 BENCHMARKS := machine loss topk embedding training startup growth retrieval_memory collection cutoff scale
