@@ -29,7 +29,7 @@ class Built(NamedTuple):
     tokenizer: "Tokenizer"
     clean: str  # how texts are cleaned before, see texts.clean
     config: dict[str, Any]  # what stands beside the weights of a checkpoint
-    layout: str  # "open_clip" (loads by local-dir:), "pruned" or "vista"
+    layout: str  # of a checkpoint, see models/weights/checkpoints.py
     about: dict[str, Any]  # GELU kind and the like, for export.json
 
 

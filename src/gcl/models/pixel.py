@@ -131,10 +131,9 @@ def build(backbone: Backbone, data: Path) -> Built:
     def graphs() -> dict[str, Graph]:
         return graphs_of(model, how.size, context)
 
-    shown = {"pixel": config, "preprocess": {"size": how.size, "mean": how.mean, "std": how.std}}
     tokenizer = characters(known, context)
     about = {"fused_context": context}
-    return Built(model.eval(), model.encode_triplet, graphs, how, tokenizer, "none", shown, "vista", about)
+    return Built(model.eval(), model.encode_triplet, graphs, how, tokenizer, "none", {}, "row", about)
 
 
 def graphs_of(model: Any, size: int, context: int, head: bool = True) -> dict[str, Graph]:

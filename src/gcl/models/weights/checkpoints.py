@@ -4,6 +4,7 @@ heads       heads.safetensors alone: the towers are the backbone's own
 open_clip   open_clip_model.safetensors and open_clip_config.json: open_clip loads the folder as `local-dir:`
 pruned      pruned_clip.safetensors, open_clip's names; sizes are read from the tensors
 vista       vista.safetensors and vista_config.json: the names of models/modules/vista.py
+row         model.safetensors: what the backbone's row is built as, pixel and recurrent
 
 A whole model's folder also has its tokenizer.json and a model card, README.md.
 """
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 
     from gcl.models import Built
 
-FILES = {"open_clip": "open_clip_model.safetensors", "pruned": "pruned_clip.safetensors", "vista": "vista.safetensors"}
+FILES = {
+    "open_clip": "open_clip_model.safetensors",
+    "pruned": "pruned_clip.safetensors",
+    "vista": "vista.safetensors",
+    "row": "model.safetensors",
+}
 CONFIGS = {"open_clip": "open_clip_config.json", "vista": "vista_config.json"}
 CURVE = ("step", "epoch", "loss", "learning_rate", "duplicates")  # columns where nothing was trained
 

@@ -21,6 +21,14 @@ from gcl.models.modules.vista import Vista
 folder = Path("PATH/TO/THIS/FOLDER")
 model = Vista(json.loads((folder / "vista_config.json").read_text(encoding="utf-8"))["vista"])
 model.load_state_dict(load_file(folder / "vista.safetensors"))""",
+    "row": """from pathlib import Path
+from safetensors.torch import load_file
+from gcl.common.rows import load_yaml
+from gcl.config.project import load
+from gcl.models import family
+row = load(load_yaml(Path("config/config.yaml"))).backbones["BACKBONE"]
+model = family(row.family).build(row, Path("data")).model  # its first weights, which these replace
+model.load_state_dict(load_file(Path("PATH/TO/THIS/FOLDER/model.safetensors")))""",
 }
 FUSION = {
     "sum_raw": "the sum of the outputs of both towers, scaled to length 1",
@@ -34,7 +42,7 @@ def card(about: dict[str, Any], layout: str, title: str, measures: str = "") -> 
 
     Args:
         about: What checkpoint.json holds: backbone, recipe, seed, and data and fusion where known.
-        layout: open_clip, pruned or vista.
+        layout: open_clip, pruned, vista or row.
         title: Of the card.
         measures: A table in Markdown, or nothing where none was made.
     """
@@ -57,7 +65,7 @@ Embeds images, texts, and images with a text, for retrieval of any of them by an
 An image with a text is {FUSION.get(fusion, "see the backbone's fusion")}.
 
 ```python
-{LOADING[layout]}
+{LOADING[layout].replace("BACKBONE", about["backbone"])}
 ```
 
 ## Training
