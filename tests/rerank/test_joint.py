@@ -12,7 +12,7 @@ from gcl.common.errors import UserError
 from gcl.config.recipes import Distil, Loss, Recipe
 from gcl.models import family
 from gcl.rerank.features import Items
-from gcl.rerank.fit_joint import Trained, drawn, export_joint, sides, train_joint
+from gcl.rerank.fit_joint import Trained, chosen_share, drawn, export_joint, sides, train_joint
 from gcl.rerank.joint import Contents, JointReranker
 from gcl.rerank.joint_model import TOKENS, Joint
 from gcl.rerank.lists import RankedLists
@@ -89,13 +89,15 @@ def test_a_pair_is_read_as_if_what_is_absent_were_not_there(model, contents, rng
 def test_graphs_give_torchs_scores_and_a_pair_is_read_once(model, contents, rng, tmp_path, monkeypatch):
     export_joint(model, contents, tmp_path)
     monkeypatch.setattr("gcl.rerank.joint.read_contents", lambda *_: contents)
-    reranker = JointReranker(tmp_path, 0.5, tmp_path, tmp_path)
+    reranker = JointReranker(tmp_path, 0.5, 2.0, tmp_path, tmp_path)
     lists = lists_of(rng)
     with torch.inference_mode():
         read = model(*sides(model, lists, np.arange(len(lists.scores)), contents)).numpy()
-    np.testing.assert_allclose(reranker.scores(lists), read + 0.5 * lists.scores, atol=1e-5)
+    np.testing.assert_allclose(reranker.scores(lists), 2 * read + 0.5 * lists.scores, atol=1e-5)
     monkeypatch.setattr(reranker, "session", None)  # known pairs are not read again
-    np.testing.assert_allclose(reranker.scores(lists._replace(scores=2 * lists.scores)), read + lists.scores, atol=1e-5)
+    np.testing.assert_allclose(
+        reranker.scores(lists._replace(scores=2 * lists.scores)), 2 * read + lists.scores, atol=1e-5
+    )
 
 
 def test_it_begins_as_the_first_stage_and_learns(model, contents, rng, monkeypatch):
@@ -111,7 +113,7 @@ def test_it_begins_as_the_first_stage_and_learns(model, contents, rng, monkeypat
     scores = rng.normal(size=n * k).astype(np.float32)
     ranking = Ranking(0, "t", "global", "center_zscore", [], [])
     lists = RankedLists(ranking, [k] * n, Items(none, queries, kinds), Items(none, texts, kinds), scores)
-    trained = Trained(lists, texts == queries, np.arange(0, n * k + 1, k), np.arange(n))
+    trained = Trained(lists, texts == queries, np.arange(0, n * k + 1, k), np.arange(0, n, 2), np.arange(1, n, 2))
 
     def hits():
         with torch.inference_mode():
@@ -120,16 +122,20 @@ def test_it_begins_as_the_first_stage_and_learns(model, contents, rng, monkeypat
         return found, (texts.reshape(n, k)[np.arange(n), found.argmax(1)] == queries[::k]).mean()
 
     np.testing.assert_array_equal(hits()[0], scores.reshape(n, k))
+    assert chosen_share(joint, [trained], contents) == 0  # nothing is read yet
     before = hits()[1]
     train_joint(joint, [trained], contents, 0)
     assert hits()[1] > before + 0.2
+    assert chosen_share(joint, [trained], contents) > 0
+    torch.nn.init.normal_(joint.linear.weight)  # reads nonsense
+    assert chosen_share(joint, [trained], contents) == 0
 
 
 def test_a_step_shows_a_relevant_candidate_first_and_others_after(rng):
     lists = lists_of(rng)
     relevant = rng.random(len(lists.scores)) < 0.4
     relevant[[0, 6, 12, 18]], relevant[[1, 7, 13, 19]] = True, False
-    trained = Trained(lists, relevant, np.cumsum([0, *lists.lengths]), np.arange(4))
+    trained = Trained(lists, relevant, np.cumsum([0, *lists.lengths]), np.arange(4), np.arange(0))
     places = drawn(trained, np.random.default_rng(0))
     assert relevant[places[:, 0]].all()
     assert not relevant[places[:, 1:]].any()
@@ -181,9 +187,12 @@ def test_lists_of_another_seed_are_refused(tmp_path):
         read_taught(tmp_path, 0, tmp_path)
 
 
-def test_a_reranker_that_reads_asks_for_its_tower(tmp_path):
+def test_a_reranker_that_reads_asks_for_its_tower(rng, tmp_path):
     from gcl.rerank.rerank import open_reranker
 
-    (tmp_path / "reranker.json").write_text(json.dumps({"kind": "joint", "k": 20, "weight": 1.0}))
+    (tmp_path / "reranker.json").write_text(json.dumps({"kind": "joint", "k": 20, "weight": 2.0, "share": 0}))
+    lists = lists_of(rng)
+    np.testing.assert_array_equal(open_reranker(tmp_path, None, None).scores(lists), 2 * lists.scores)
+    (tmp_path / "reranker.json").write_text(json.dumps({"kind": "joint", "k": 20, "weight": 1.0, "share": 0.5}))
     with pytest.raises(UserError, match="reads image tokens; give --tokens"):
         open_reranker(tmp_path, None, None)

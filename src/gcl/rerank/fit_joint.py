@@ -5,7 +5,8 @@ In:  a run on that benchmark with its ranking by center_zscore, the benchmark as
 Out: a folder per seed with compress.onnx, joint.onnx and reranker.json. `gcl rerank` reads it.
 
 A step takes some queries of one task, for each a relevant candidate of its list and others that are not; the loss is
-minus the log of the softmax's share of the relevant one.
+minus the log of the softmax's share of the relevant one. A fifth of the queries takes no part: on their lists it is
+chosen how much of what is read counts beside the first stage's score, perhaps nothing.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ from gcl.rerank.lists import FIRST_STAGE, JOINT, Lists, RankedLists, seeds_of
 STEPS, RATE, DECAY, CLIP = 120, 2e-4, 1e-2, 1.0
 QUERIES, CANDIDATES = 8, 6  # of a step, and of each of its queries
 WARMUP = 10  # steps
+HELD_OUT = 5  # of so many queries one
+SHARES = (0.0, 0.25, 0.5, 1.0)  # of what is read
 
 
 class Trained(NamedTuple):
@@ -46,6 +49,7 @@ class Trained(NamedTuple):
     relevant: np.ndarray  # (n,) bool
     starts: Ints  # (queries + 1,) first pair of each query's list
     useful: Ints  # queries with a relevant candidate and others that aren't
+    held_out: Ints  # such queries that take no part
 
 
 def useful_lists(bench: PreparedBenchmark, run_file: Path, seed: int, k: int) -> list[Trained]:
@@ -59,8 +63,9 @@ def useful_lists(bench: PreparedBenchmark, run_file: Path, seed: int, k: int) ->
         relevant, starts = relevance_of(lists, bench), np.cumsum([0, *lists.lengths])
         own = [relevant[start:stop] for start, stop in pairwise(starts.tolist())]
         useful = np.array([i for i, flags in enumerate(own) if flags.any() and not flags.all()], np.int64)
-        if len(useful):
-            found.append(Trained(lists, relevant, starts, useful))
+        is_out = useful % HELD_OUT == HELD_OUT - 1
+        if not is_out.all():
+            found.append(Trained(lists, relevant, starts, useful[~is_out], useful[is_out]))
     if not found:
         raise UserError(f"{run_file}: no list has a relevant candidate and others: nothing can be learned")
     return found
@@ -166,6 +171,22 @@ def graphs_of(model: Joint, contents: Contents) -> dict[str, Graph]:
     }
 
 
+def chosen_share(model: Joint, found: list[Trained], contents: Contents) -> float:
+    """Return the share of what is read with which the lists that were held out lose least; the least on a tie."""
+    losses = dict.fromkeys(SHARES, 0.0)
+    for trained in found:
+        for query in trained.held_out.tolist():
+            places = np.arange(trained.starts[query], trained.starts[query + 1])
+            with torch.inference_mode():
+                read = model(*sides(model, trained.lists, places, contents))
+                first = model.weight * torch.from_numpy(trained.lists.scores[places])
+                good = torch.from_numpy(trained.relevant[places])
+                for share in SHARES:
+                    scores = first + share * read
+                    losses[share] += (scores.logsumexp(0) - scores[good].logsumexp(0)).item()
+    return min(SHARES, key=lambda share: losses[share])
+
+
 def export_joint(model: Joint, contents: Contents, folder: Path) -> dict[str, dict[str, float]]:
     """Write both graphs; return how far they are from torch."""
     parity = {}
@@ -210,9 +231,10 @@ def fit_joint(
             torch.manual_seed(seed)
             model = Joint(built.model.text, int(built.model.empty[0]), built.model.pad)
             train_joint(model, found, contents, seed)
+            weights = {"weight": model.weight.item(), "share": chosen_share(model, found, contents)}
             (folder / name).mkdir()
             parity = export_joint(model, contents, folder / name)
-            about = {"kind": JOINT, "k": k, "first_stage": FIRST_STAGE, "weight": model.weight.item(), "parity": parity}
+            about = {"kind": JOINT, "k": k, "first_stage": FIRST_STAGE, "parity": parity} | weights
             write_json(folder / name / "reranker.json", about | {"useful": sum(len(x.useful) for x in found)})
 
 

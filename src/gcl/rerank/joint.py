@@ -68,13 +68,20 @@ def like_lengths(lists: RankedLists, places: Ints, contents: Contents) -> Iterat
 class JointReranker:
     """A network that was fitted for a seed, and what it reads of a benchmark."""
 
-    def __init__(self, folder: Path, weight: float, prepared: Path, tokens: Path) -> None:
-        """Open the graphs, and compress the benchmark's images; `weight` is that of the first stage's score.
+    def __init__(self, folder: Path, weight: float, share: float, prepared: Path, tokens: Path) -> None:
+        """Open the graphs, and compress the benchmark's images.
+
+        Args:
+            folder: what `fit_joint` wrote for a seed.
+            weight: of the first stage's score.
+            share: of what is read.
+            prepared: the benchmark.
+            tokens: the exported towers that give image tokens.
 
         Raises:
             UserError: as `read_contents`.
         """
-        self.weight = np.float32(weight)
+        self.weight, self.share = np.float32(weight), np.float32(share)
         contents = read_contents(prepared, tokens)
         compress = open_session(folder / "compress.onnx", "cpu", 0)
         parts = [contents.images[start : start + BATCH] for start in range(0, len(contents.images), BATCH)]
@@ -90,7 +97,8 @@ class JointReranker:
         parts = [*like_lengths(lists, np.array(new, np.int64), self.contents)]
         for places in progress(parts, f"read pairs (batches of {BATCH})", "batch"):
             self.known |= zip([keys[place] for place in places], self.read(lists, places).tolist(), strict=True)
-        return np.array([self.known[key] for key in keys], np.float32) + self.weight * lists.scores
+        read = np.array([self.known[key] for key in keys], np.float32)
+        return self.share * read + self.weight * lists.scores
 
     def read(self, lists: RankedLists, places: Ints) -> Floats:
         """Run the graph on some pairs."""

@@ -85,9 +85,12 @@ def open_reranker(folder: Path, inputs: Inputs, tokens: Path | None) -> Reranker
         about = json.loads((folder / "reranker.json").read_text(encoding="utf-8"))
         kind, k = str(about["kind"]), int(about["k"])
     if kind == JOINT:
+        weight, share = float(about["weight"]), float(about["share"])
+        if not share:  # nothing that it reads helped
+            return Reranker(kind, k, lambda lists: np.float32(weight) * lists.scores)
         if tokens is None:
             raise UserError(f"{folder} reads image tokens; give --tokens, the exported towers that it was fitted with")
-        return Reranker(kind, k, JointReranker(folder, about["weight"], inputs.prepared, tokens).scores)
+        return Reranker(kind, k, JointReranker(folder, weight, share, inputs.prepared, tokens).scores)
     if about["features"] != list(NAMES):
         raise UserError(
             f"{folder} takes the features {', '.join(about['features'])}, expected {', '.join(NAMES)}; fit it again"
