@@ -9,8 +9,7 @@ import torch
 from torch.nn.functional import normalize
 
 from gcl.common.errors import UserError
-from gcl.config.recipes import Distil, Loss, Recipe
-from gcl.models import family
+from gcl.config.recipes import Distil, Recipe
 from gcl.rerank.features import Items
 from gcl.rerank.fit_joint import Trained, chosen_share, drawn, export_joint, sides, train_joint
 from gcl.rerank.joint import Contents, JointReranker
@@ -19,8 +18,8 @@ from gcl.rerank.lists import RankedLists
 from gcl.rerank.teach import arrays_of
 from gcl.retrieve.run_file import Ranking
 from gcl.train.heads.distilled import Taught, distil_loss, read_taught, taught_loss
-from gcl.train.heads.frozen import Features, train_heads
 from gcl.train.heads.head import apply_folded
+from support.heads import CL, KEYS, heads, made_up
 
 WIDTH, PAD = 16, 0
 
@@ -154,31 +153,24 @@ def test_the_loss_of_a_teacher_is_that_of_a_loop(rng):
     assert distil_loss(queries, candidates, scores, 0.1).item() == pytest.approx(np.mean(terms), rel=1e-4)
 
 
-def test_what_a_teacher_orders_is_learned(rng, tmp_path):
+def test_what_a_teacher_orders_is_learned(rng):
     """Lists that hold other items than the pairs: the student comes nearer to their order."""
-    torch.manual_seed(0)
-    keys, pairs = dict(family("timm_hf").heads), 64
-    latent, rows = torch.randn(pairs, 12), torch.arange(pairs)
+    data = made_up()
     maps = torch.randn(12, 20), torch.randn(12, 14)
     lists = arrays_of(lists_of(rng, 12), 6)
     more = torch.randn(6, 12)
     scores = torch.from_numpy(lists.pop("scores"))
     taught = Taught(more @ maps[0], more @ maps[1], {k: torch.from_numpy(v) for k, v in lists.items()}, 3 * scores)
-    images = latent @ maps[0]
-    data = Features(
-        torch.cat([images, images]), latent @ maps[1], None, rows, rows[:, None], rows[:, None], torch.ones(pairs), None
-    )
-    loss = Loss(directions={"image>text": 1, "text>image": 1}, denominator="target_only", temperature=0.1)
-    plain = Recipe(loss=loss, epochs=20, batch_size=32, learning_rate=5e-3)
+    plain = Recipe(loss=CL, epochs=20, batch_size=32, learning_rate=5e-3)
 
     def after(recipe):
-        state, _ = train_heads(data._replace(taught=taught), recipe, keys, "sum_raw", 16, 0, None, "test")
-        heads = {m: (lambda x, m=m: apply_folded(keys[m], state, x)) for m in ("image", "text")}
-        return taught_loss(taught, heads, "sum_raw", 0.1).item()
+        state, _ = heads(data._replace(taught=taught), recipe)
+        apply = {m: (lambda x, m=m: apply_folded(KEYS[m], state, x)) for m in ("image", "text")}
+        return taught_loss(taught, apply, "sum_raw", 0.1).item()
 
     assert after(replace(plain, distil=Distil())) < 0.6 * after(plain)
     with pytest.raises(UserError, match="the recipe needs --taught"):
-        train_heads(data, replace(plain, distil=Distil()), keys, "sum_raw", 16, 0, None, "test")
+        heads(data, replace(plain, distil=Distil()))
 
 
 def test_lists_of_another_seed_are_refused(tmp_path):

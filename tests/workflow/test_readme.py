@@ -126,3 +126,10 @@ def test_the_tables_of_scale_are_what_was_written(root):
         section = text.partition(f"<!-- {mark} -->")[2].partition("<!-- end -->")[0]
         assert rows(section)[0] == found["columns"]
         assert rows(section)[2:] == found["rows"]
+
+
+def test_the_table_of_all_neighbours_is_the_written_one(root):
+    written = committed(root, "results/eleven/neighbours.md")
+    assert len(rows(written)) > 12
+    shown = (root / "docs/neighbours.md").read_text().partition("<!-- eleven -->")[2].partition("<!-- end -->")[0]
+    assert rows(shown) == rows(written)

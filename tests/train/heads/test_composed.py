@@ -7,30 +7,17 @@ import pytest
 import torch
 
 from gcl.common.errors import UserError
-from gcl.config.recipes import Loss, Recipe, Triplets
+from gcl.config.recipes import Recipe, Triplets
 from gcl.data.triplets import COLUMNS, write_table
 from gcl.losses.composed import slerp
-from gcl.models import family
 from gcl.train.heads.composed import Composed, composed_batch_loss, read_composed
-from gcl.train.heads.frozen import Features, train_heads
 from gcl.train.heads.head import apply_folded
-
-KEYS, WIDTH, PAIRS = dict(family("timm_hf").heads), 16, 64
-CL = Loss(directions={"image>text": 1, "text>image": 1}, denominator="target_only", temperature=0.1)
+from support.heads import CL, KEYS, PAIRS, heads, made_up
 
 
 @pytest.fixture(scope="module")
 def data():
-    torch.manual_seed(0)
-    latent, rows = torch.randn(PAIRS, 12), torch.arange(PAIRS)
-    images, text = latent @ torch.randn(12, 20), latent @ torch.randn(12, 14)
-    return Features(
-        torch.cat([images, images]), text, None, rows, rows[:, None], rows[:, None], torch.ones(PAIRS), None
-    )
-
-
-def heads(data, recipe, start=None):
-    return train_heads(data, recipe, KEYS, "sum_raw", WIDTH, 0, start, "test")
+    return made_up()
 
 
 def composed_data(data):

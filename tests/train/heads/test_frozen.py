@@ -4,32 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from gcl.common.errors import UserError
-from gcl.config.recipes import Loss, Recipe
+from gcl.config.recipes import Recipe
 from gcl.losses.gcl import gcl_loss
-from gcl.models import family
-from gcl.train.heads.frozen import Features, train_heads
 from gcl.train.heads.head import apply_folded
 from gcl.train.recipe_loss import triplet
-
-KEYS, WIDTH, PAIRS = dict(family("timm_hf").heads), 16, 64
-CL = Loss(directions={"image>text": 1, "text>image": 1}, denominator="target_only", temperature=0.1)
+from support.heads import CL, KEYS, PAIRS, WIDTH, heads, made_up
 
 
 @pytest.fixture(scope="module")
 def data():
-    torch.manual_seed(0)
-    latent, rows = torch.randn(PAIRS, 12), torch.arange(PAIRS)
-    images, text = latent @ torch.randn(12, 20), latent @ torch.randn(12, 14)
-    return Features(
-        torch.cat([images, images]), text, None, rows, rows[:, None], rows[:, None], torch.ones(PAIRS), None
-    )
-
-
-def heads(data, recipe, start=None):
-    return train_heads(data, recipe, KEYS, "sum_raw", WIDTH, 0, start, "test")
+    return made_up()
 
 
 def loss_at(data, state, width):
