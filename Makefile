@@ -26,7 +26,7 @@ check: setup
 	lint-imports --no-cache
 	snakemake --cores 1 -n --quiet all > /dev/null
 	snakemake --cores 1 -n --quiet all -- results/done/prepared results/done/clip_lite > /dev/null
-	for name in paper fixtures emoji neighbours eleven joint ablations mixbench documents image_tokens; do \
+	for name in paper fixtures emoji neighbours eleven ablations mixbench documents image_tokens; do \
 	  snakemake --cores 1 -n --quiet all --configfile config/$$name.yaml > /dev/null; done
 
 setup: .venv/done
