@@ -93,7 +93,7 @@ def check_rerank(project: Project, experiment: Experiment) -> None:
     if trains in project.config.benchmarks:
         raise UserError(f"{where}: {trains} would train the re-ranker and measure it; leave it out of benchmarks")
     reader = project.config.reader
-    if JOINT in stages and project.backbones[reader].family != "vista":
+    if JOINT in stages and lookup(project.backbones, reader, "reader", "config/backbones.yaml").family != "vista":
         raise UserError(f"{where}: reader {reader} reads no image tokens; give a backbone of family vista")
 
 

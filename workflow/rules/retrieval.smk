@@ -212,8 +212,8 @@ rule fit_joint:
     input:
         unpack(lambda w: rerank_inputs(w.backbone, w.recipe, CONFIG.reranker)),
         tokens=f"{R}/onnx/{CONFIG.reader}/towers",
-        weights=fetched_lists([CONFIG.reader]),
-        code=code("rerank.fit_joint", f"models.{PROJECT.backbones[CONFIG.reader].family}"),
+        weights=lambda w: fetched_lists([CONFIG.reader]),
+        code=lambda w: code("rerank.fit_joint", f"models.{PROJECT.backbones[CONFIG.reader].family}"),
     output:
         directory(f"{R}/rerankers/{{backbone}}/{{recipe}}/joint"),
     log:
@@ -226,7 +226,7 @@ rule fit_joint:
         runtime=720,
     params:
         paths=flags("run", "prepared", "embeddings", "tokens"),
-        row=to_json(PROJECT.backbones[CONFIG.reader]),
+        row=lambda w: to_json(PROJECT.backbones[CONFIG.reader]),
     shell:
         "python -m gcl.rerank.fit_joint {params.paths:q} --backbone {params.row:q}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"

@@ -128,7 +128,6 @@ def check_names(project: Project) -> None:
     """Look every name up in its registry."""
     config = project.config
     lookup(project.backbones, config.sentences, "sentence encoder", "config/backbones.yaml")
-    lookup(project.backbones, config.reader, "reader", "config/backbones.yaml")
     lookup(project.datasets, config.pairs, "data set", "config/datasets.yaml")
     for name in config.backbones:
         row = lookup(project.backbones, name, "backbone", "config/backbones.yaml")
