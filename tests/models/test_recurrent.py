@@ -35,16 +35,15 @@ NAMES = {
 
 def official(name):
     """What aimagelab/ReT's RetCell (3fee6aab) made of three layers of random tokens with random weights."""
-    with np.load(HERE / "ret_cell.npz") as file:
-        arrays = dict(file)
+    arrays = load_file(HERE / "ret_cell.safetensors")
     state = {}
     for key, value in arrays.items():
         if key.startswith(f"{name}."):
             theirs = key.removeprefix(f"{name}.")
             prefix = max((p for p in NAMES if theirs == p or theirs.startswith(f"{p}.")), key=len)
-            state[NAMES[prefix] + theirs.removeprefix(prefix)] = torch.from_numpy(value)
+            state[NAMES[prefix] + theirs.removeprefix(prefix)] = value
     return state, {
-        key.split("/")[-1]: torch.from_numpy(v)
+        key.split("/")[-1]: v
         for key, v in arrays.items()
         if "." not in key and key.split("/")[0] in (name, "has_text", "has_image")
     }
