@@ -133,7 +133,7 @@ def test_a_published_model_gives_the_vectors_of_the_exported_one(clone, tmp_path
     np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-4)
 
 
-@pytest.mark.parametrize("backbone", ["clip_lite", "vista_lite"])
+@pytest.mark.parametrize("backbone", ["clip_lite", pytest.param("vista_lite", marks=pytest.mark.slow)])
 def test_a_published_folder_of_sentence_transformers_gives_them_too(clone, tmp_path, backbone):
     from sentence_transformers import SentenceTransformer
 
