@@ -2,17 +2,23 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import normalize
 
 from gcl.common.errors import UserError
+from gcl.common.files import sha256_file
+from gcl.config.backbones import Preprocess
 from gcl.config.recipes import Distil, Recipe
+from gcl.data.records import Pair, write_pairs
 from gcl.rerank.features import Items
 from gcl.rerank.fit_joint import Trained, chosen_share, drawn, export_joint, sides, train_joint
-from gcl.rerank.joint import Contents, JointReranker
+from gcl.rerank.joint import Contents, ImageTokens, JointReranker
 from gcl.rerank.joint_model import TOKENS, Joint
 from gcl.rerank.lists import RankedLists
 from gcl.rerank.teach import arrays_of
@@ -87,7 +93,7 @@ def test_a_pair_is_read_as_if_what_is_absent_were_not_there(model, contents, rng
 
 def test_graphs_give_torchs_scores_and_a_pair_is_read_once(model, contents, rng, tmp_path, monkeypatch):
     export_joint(model, contents, tmp_path)
-    monkeypatch.setattr("gcl.rerank.joint.read_contents", lambda *_: contents)
+    monkeypatch.setattr("gcl.rerank.joint.read_contents", lambda *_: contents._replace(images=_[2](contents.images)))
     reranker = JointReranker(tmp_path, 0.5, 2.0, tmp_path, tmp_path)
     lists = lists_of(rng)
     with torch.inference_mode():
@@ -188,3 +194,29 @@ def test_a_reranker_that_reads_asks_for_its_tower(rng, tmp_path):
     (tmp_path / "reranker.json").write_text(json.dumps({"kind": "joint", "k": 20, "weight": 1.0, "share": 0.5}))
     with pytest.raises(UserError, match="reads image tokens; give --tokens"):
         open_reranker(tmp_path, None, None)
+
+
+def test_images_are_read_when_they_are_asked_for_and_once(tmp_path):
+    shades = list(range(0, 250, 10))
+    for n in shades:
+        Image.new("RGB", (8, 8), (n, n, n)).save(tmp_path / f"{n}.png")
+    pairs = [Pair(str(n), str(tmp_path / f"{n}.png"), ("a",)) for n in shades]
+    write_pairs(tmp_path, pairs, {p.image: sha256_file(Path(p.image)) for p in pairs})
+    seen = []
+
+    def run(_, inputs):
+        seen.append(len(inputs["pixels"]))
+        return [inputs["pixels"].mean((2, 3))[:, :, None]]  # (B, 3, 1)
+
+    how = Preprocess(size=8, resize="squash", mean=(0, 0, 0), std=(1, 1, 1))
+    graph = SimpleNamespace(run=run)
+    model = SimpleNamespace(
+        image=graph, preprocess=how, threads=2, batch=4, map=lambda f, batches: [f(x) for x in batches]
+    )
+    images = ImageTokens(tmp_path, model, lambda x: x * 255)
+    assert len(images) == len(shades)
+    rows = np.array([7, 3, 7, 24, 0, 11])
+    np.testing.assert_allclose(images[rows][:, 0, 0], [shades[row] for row in rows], atol=1e-3)
+    assert seen == [4, 1]
+    np.testing.assert_allclose(images[np.arange(25)][:, 2, 0], shades, atol=1e-3)
+    assert sum(seen) == 25

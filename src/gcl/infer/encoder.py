@@ -71,14 +71,14 @@ def open_encoder(onnx: Path, device: str, threads: int, graphs: Collection[str] 
         return open_graphs(onnx, read_export(onnx), device, threads, graphs)
 
 
-def open_workers(onnx: Path, device: str, threads: int) -> Encoder:
-    """Open all graphs for many items: cores of a CPU take a batch each, which keeps them busier than one for all."""
+def open_workers(onnx: Path, device: str, threads: int, graphs: Collection[str] = MODALITIES) -> Encoder:
+    """Open graphs for many items: cores of a CPU take a batch each, which keeps them busier than one for all."""
     if resolve(device) == "cuda":
-        return open_encoder(onnx, device, threads)
+        return open_encoder(onnx, device, threads, graphs)
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS can't tell
     cores = threads or own or 1
     workers = min(cores, WORKERS)
-    opened = open_encoder(onnx, device, cores // workers)
+    opened = open_encoder(onnx, device, cores // workers, graphs)
     return opened._replace(threads=cores, pool=ThreadPoolExecutor(workers))
 
 

@@ -1,17 +1,19 @@
 """Scores of pairs by a network that reads both: its inputs, and the exported graphs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from gcl.common.arrays import Floats, Ints
 from gcl.common.progress import progress
 from gcl.data.records import read_parquet
-from gcl.infer.encoder import decoded, open_workers, padded
+from gcl.infer.encoder import Encoder, decoded, open_workers, padded, shortened, tokenize
 from gcl.infer.session import open_session
-from gcl.models.tokenizers import clean, pad_of
+from gcl.models.tokenizers import pad_of
 from gcl.rerank.features import Items
 from gcl.rerank.lists import RankedLists
 from gcl.retrieve.item_vectors import NOTHING
@@ -21,10 +23,52 @@ SHORTEST = 2  # tokens that a graph takes, at least
 BATCH = 64  # pairs that are read at a time
 
 
+class ImageTokens:
+    """Image tokens of a prepared folder by row, made when first asked for: lists hold few of a pool's images."""
+
+    def __init__(self, prepared: Path, model: Encoder, reduce: Callable[[np.ndarray], np.ndarray] = np.asarray) -> None:
+        """Take an opened image tower, and what becomes of its tokens (B, P, W)."""
+        self.locations = read_parquet(prepared / "locations.parquet")["location"]
+        self.hashes = read_parquet(prepared / "images.parquet")["sha256"]
+        self.model, self.reduce = model, reduce
+        self.known: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.locations)
+
+    def __getitem__(self, rows: Ints) -> np.ndarray:
+        """Return (n, P, W) of some rows.
+
+        Raises:
+            UserError: an image is missing, unreadable, or not the one that was prepared.
+        """
+        new = sorted({*rows.tolist()} - self.known.keys())
+        if new:
+            self.embed(new)
+        return np.stack([self.known[row] for row in rows.tolist()])
+
+    def embed(self, rows: list[int]) -> None:
+        """Embed some images, a few batches at a time."""
+        some, size = pa.array(rows), self.model.batch
+        stream = decoded(
+            self.locations.take(some), self.hashes.take(some), self.model.preprocess, self.model.threads, size
+        )
+        batches = iter(progress(stream, f"image tokens (batches of {size})", "batch", -(-len(rows) // size)))
+        left = iter(rows)
+        while found := self.model.map(self.tokens, islice(batches, BATCH // size or 1)):
+            for part in found:
+                self.known |= zip(islice(left, len(part)), part, strict=True)
+
+    def tokens(self, pixels: np.ndarray) -> np.ndarray:
+        """Return what is kept of a batch of pixels."""
+        return self.reduce(self.model.image.run(["image_tokens"], {"pixels": pixels})[0])
+
+
 class Contents(NamedTuple):
     """What is read of a benchmark: image tokens and token ids, row by row of its images and texts."""
 
-    images: np.ndarray  # (I, P, W) image tokens, or (I, TOKENS, W) compressed
+    images: Any  # rows (n,) -> (n, P, W) image tokens, or (n, TOKENS, W) compressed
     ids: list[list[int]]  # of the texts, at most WORDS each, the last the one that ends a text
     pad: int
 
@@ -37,23 +81,13 @@ class Contents(NamedTuple):
         return self.images[np.maximum(images, 0)], (images != NOTHING).astype(np.float32), ids
 
 
-def read_contents(prepared: Path, tokens: Path) -> Contents:
-    """Embed a prepared benchmark's images as tokens by an exported image tower, and tokenise its texts.
-
-    Raises:
-        UserError: an unreadable image or graph.
-    """
-    model = open_workers(tokens, "cpu", 0)
-    locations = read_parquet(prepared / "locations.parquet")["location"]
-    hashes = read_parquet(prepared / "images.parquet")["sha256"]
-    stream = decoded(locations, hashes, model.preprocess, model.threads, model.batch)
-    batches = progress(stream, f"image tokens (batches of {model.batch})", "batch", -(-len(locations) // model.batch))
-    images = np.concatenate(model.map(lambda pixels: model.image.run(["image_tokens"], {"pixels": pixels})[0], batches))
-    texts = [clean(text, model.clean) for text in read_parquet(prepared / "texts.parquet")["text"].to_pylist()]
-    pad = pad_of(model.tokenizer)
-    model.tokenizer.no_padding()
-    rows = [encoding.ids[1:] for encoding in model.tokenizer.encode_batch(texts)]
-    return Contents(images, [row if len(row) <= WORDS else [*row[: WORDS - 1], row[-1]] for row in rows], pad)
+def read_contents(prepared: Path, tokens: Path, reduce: Callable[[np.ndarray], np.ndarray] = np.asarray) -> Contents:
+    """Open a prepared benchmark's images as tokens by an exported image tower, and tokenise its texts."""
+    model = open_workers(tokens, "cpu", 0, ("image",))
+    rows = [row[1:] for row in tokenize(model, read_parquet(prepared / "texts.parquet")["text"].to_pylist())]
+    return Contents(
+        ImageTokens(prepared, model, reduce), [shortened(row, WORDS) for row in rows], pad_of(model.tokenizer)
+    )
 
 
 def like_lengths(lists: RankedLists, places: Ints, contents: Contents) -> Iterator[Ints]:
@@ -69,7 +103,7 @@ class JointReranker:
     """A network that was fitted for a seed, and what it reads of a benchmark."""
 
     def __init__(self, folder: Path, weight: float, share: float, prepared: Path, tokens: Path) -> None:
-        """Open the graphs, and compress the benchmark's images.
+        """Open the graphs.
 
         Args:
             folder: what `fit_joint` wrote for a seed.
@@ -82,11 +116,8 @@ class JointReranker:
             UserError: as `read_contents`.
         """
         self.weight, self.share = np.float32(weight), np.float32(share)
-        contents = read_contents(prepared, tokens)
-        compress = open_session(folder / "compress.onnx", "cpu", 0)
-        parts = [contents.images[start : start + BATCH] for start in range(0, len(contents.images), BATCH)]
-        compressed = [compress.run(None, {"image_tokens": part})[0] for part in parts]
-        self.contents = contents._replace(images=np.concatenate(compressed))
+        compress = open_session(folder / "compress.onnx", "cpu", 1)
+        self.contents = read_contents(prepared, tokens, lambda x: compress.run(None, {"image_tokens": x})[0])
         self.session: Any = open_session(folder / "joint.onnx", "cpu", 0)
         self.known: dict[tuple[int, ...], float] = {}  # pools hold the same pairs
 
