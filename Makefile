@@ -15,8 +15,9 @@ run: setup
 	@gcl report --compare
 	@echo "tables: results/tables/summary.md   page: results/report.html"
 
+# Two workers with a thread each: with as many threads as cores they wait for each other.
 test: setup check
-	pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	ruff check .

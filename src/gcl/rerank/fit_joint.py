@@ -228,6 +228,8 @@ def fit_joint(
         for name in seeds_of(embeddings):
             seed = int(name.removeprefix("seed"))
             found = useful_lists(bench, run_file, seed, k)
+            for trained in found:
+                contents.prepare(trained.lists)
             torch.manual_seed(seed)
             model = Joint(built.model.text, int(built.model.empty[0]), built.model.pad)
             train_joint(model, found, contents, seed)

@@ -72,6 +72,12 @@ class Contents(NamedTuple):
     ids: list[list[int]]  # of the texts, at most WORDS each, the last the one that ends a text
     pad: int
 
+    def prepare(self, lists: RankedLists) -> None:
+        """Embed all images of some lists at once."""
+        rows = np.unique(np.concatenate([lists.queries.images, lists.candidates.images]))
+        if len(rows := rows[rows != NOTHING]):
+            self.images[rows]
+
     def side(self, items: Items, rows: Ints) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return images, whether there is one, and padded ids of some items."""
         images, texts = items.images[rows], items.texts[rows].tolist()
@@ -125,6 +131,7 @@ class JointReranker:
         """Return (n,) scores of the pairs of some lists; a pair is read once whatever pools it is in."""
         keys = [*zip(*(c.tolist() for c in (*lists.queries[:2], *lists.candidates[:2])), strict=True)]
         new = [i for i, key in enumerate(keys) if key not in self.known]
+        self.contents.prepare(lists)
         parts = [*like_lengths(lists, np.array(new, np.int64), self.contents)]
         for places in progress(parts, f"read pairs (batches of {BATCH})", "batch"):
             self.known |= zip([keys[place] for place in places], self.read(lists, places).tolist(), strict=True)
