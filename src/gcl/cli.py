@@ -27,7 +27,7 @@ def commands() -> dict[str, tuple[str, str]]:
 
 def usage() -> str:
     """Return the help text."""
-    lines = [f"  {name:12}{about}" for name, (_, about) in commands().items()]
+    lines = [f"  {name:14}{about}" for name, (_, about) in commands().items()]
     return "\n".join(
         [
             f"gcl {__version__}: generalized contrastive learning for universal multimodal retrieval",
