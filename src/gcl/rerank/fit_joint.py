@@ -5,8 +5,8 @@ In:  a run on that benchmark with its ranking by center_zscore, the benchmark as
 Out: a folder per seed with compress.onnx, joint.onnx and reranker.json. `gcl rerank` reads it.
 
 A step takes some queries of one task, for each a relevant candidate of its list and others that are not; the loss is
-minus the log of the softmax's share of the relevant one. A fifth of the queries takes no part: on their lists it is
-chosen how much of what is read counts beside the first stage's score, perhaps nothing.
+minus the log of the softmax's share of the relevant one. The last fifth of the queries takes no part: on their lists it
+is chosen how much of what is read counts beside the first stage's score, perhaps nothing.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ from gcl.rerank.lists import FIRST_STAGE, JOINT, Lists, RankedLists, seeds_of
 STEPS, RATE, DECAY, CLIP = 120, 2e-4, 1e-2, 1.0
 QUERIES, CANDIDATES = 8, 6  # of a step, and of each of its queries
 WARMUP = 10  # steps
-HELD_OUT = 5  # of so many queries one
+HELD_OUT = 5  # of so many queries one, the last of them
 SHARES = (0.0, 0.25, 0.5, 1.0)  # of what is read
 
 
@@ -63,7 +63,7 @@ def useful_lists(bench: PreparedBenchmark, run_file: Path, seed: int, k: int) ->
         relevant, starts = relevance_of(lists, bench), np.cumsum([0, *lists.lengths])
         own = [relevant[start:stop] for start, stop in pairwise(starts.tolist())]
         useful = np.array([i for i, flags in enumerate(own) if flags.any() and not flags.all()], np.int64)
-        is_out = useful % HELD_OUT == HELD_OUT - 1
+        is_out = useful >= len(own) - max(1, len(own) // HELD_OUT)  # queries of one subject stand together
         if not is_out.all():
             found.append(Trained(lists, relevant, starts, useful[~is_out], useful[is_out]))
     if not found:
