@@ -81,7 +81,7 @@ def read_back(folder):
 @pytest.mark.parametrize("form", list(FORMS))
 def test_a_public_format_is_read(folder, form):
     write(folder, LINES[form])
-    assert triplets(folder, form, 0.0, folder / "out") == {"triplets": len(EXPECTED[form]), "unusable": 0}
+    assert triplets(folder, form, 0.0, 2, folder / "out") == {"triplets": len(EXPECTED[form]), "unusable": 0}
     assert read_back(folder / "out") == EXPECTED[form]
 
 
@@ -98,16 +98,22 @@ BAD = [
 @pytest.mark.parametrize(("line", "message"), BAD)
 def test_what_is_wrong_with_a_triplet_is_listed_and_counted(folder, line, message):
     write(folder, {"MegaPairs.jsonl": [*LINES["megapairs"]["MegaPairs.jsonl"], line]})
-    assert triplets(folder, "megapairs", 0.5, folder / "out") == {"triplets": 3, "unusable": 1}
+    assert triplets(folder, "megapairs", 0.5, 2, folder / "out") == {"triplets": 3, "unusable": 1}
     assert message in (folder / "out/rejects.csv").read_text().replace('""', '"')
     with pytest.raises(UserError, match="1 of 4 triplets are unusable, more than reject_limit"):
-        triplets(folder, "megapairs", 0.1, folder / "strict")
+        triplets(folder, "megapairs", 0.1, 2, folder / "strict")
     assert not (folder / "strict").exists()
+
+
+def test_a_file_without_a_line_is_no_matter_of_limits(folder):
+    (folder / "MegaPairs.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"holds no triplet: MegaPairs\.jsonl have no lines"):
+        triplets(folder, "megapairs", 1.0, 2, folder / "out")
 
 
 def test_another_folder_is_refused(folder):
     with pytest.raises(UserError, match=r"has no MegaPairs\.jsonl, where triplets of form megapairs are"):
-        triplets(folder, "megapairs", 0.0, folder / "out")
+        triplets(folder, "megapairs", 0.0, 2, folder / "out")
 
 
 words = st.text(max_size=6) | st.sampled_from(["a.png", "mm_it", "text", "image"])
@@ -157,6 +163,8 @@ def test_triplets_of_pairs_name_a_neighbour_and_mean_the_pair(pairs):
         made = {t.format(a=a, b=b) for t in TEMPLATES for a in captions[query] for b in captions[between]}
         assert texts[text] in made
     assert not len(read_parquet(pairs / "out/images.parquet"))
+    with pytest.raises(UserError, match="--neighbours is 0, expected 1 or more"):
+        compose(pairs / "pairs", pairs / "features", 0, pairs / "none")
 
 
 def test_neighbours_are_those_of_a_loop(rng):

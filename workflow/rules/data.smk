@@ -65,6 +65,7 @@ rule triplets:
         manifest=f"{R}/manifests/triplets/{{dataset}}.json",
     conda:
         ENVIRONMENT
+    threads: workflow.cores
     resources:
         mem_mb=16000,
         runtime=1440,
@@ -74,7 +75,7 @@ rule triplets:
         limit=CONFIG.reject_limit,
     shell:
         "python -m gcl.prepare.triplets --data {params.data:q} --form {params.form:q} --reject-limit {params.limit}"
-        " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+        " --workers {threads} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 
 rule compose:

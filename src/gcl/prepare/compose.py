@@ -67,8 +67,10 @@ def compose(pairs: Path, features: Path, neighbours: int, output: Path) -> dict[
     """Write the triplets; return how many there are.
 
     Raises:
-        UserError: features of other images than the pairs', or no pair that is like another.
+        UserError: no neighbours asked for, features of other images than the pairs', or no pair that is like another.
     """
+    if neighbours < 1:
+        raise UserError(f"--neighbours is {neighbours}, expected 1 or more triplets of a pair")
     prepared = read_pairs(pairs)
     texts = read_parquet(pairs / "texts.parquet")["text"].to_pylist()
     outputs: Floats = np.load(features / "image.npy", mmap_mode="r")

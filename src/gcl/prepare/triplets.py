@@ -12,7 +12,7 @@ records    triplets.jsonl: query_image, query_text, target_image, target_text, n
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,6 @@ from gcl.common.progress import progress
 from gcl.data.annotations import locate, read_jsonl, text_of, text_or_none, value_of
 from gcl.data.records import write_rejects
 from gcl.data.triplets import Triplet, write_triplets
-from gcl.prepare.prepare import examine
 
 log = logging.getLogger(__name__)
 
@@ -120,48 +119,47 @@ def read(data: Path, form: str) -> Iterator[Triplet]:
                 yield Triplet(place, None, None, None, None, (), str(error))
 
 
-def usable(triplets: Iterable[Triplet], listing: Path) -> tuple[list[Triplet], dict[str, str], int]:
-    """Drop triplets that are at fault or whose images can't be read, and list them.
+def usable(triplets: list[Triplet], workers: int) -> tuple[list[Triplet], dict[str, str], list[tuple[str, str, str]]]:
+    """Leave out triplets that are at fault or whose images can't be read.
 
     Returns:
-        Those that stay, the sha256 of every image by its location, and how many were dropped.
+        Those that stay, the sha256 of every image by its location, and the rejects: record, image, reason.
     """
-    digests: dict[str, str] = {}
-    faults: dict[str, str] = {}
+    from gcl.prepare.prepare import examined  # it decodes images; the config asks this module for its forms alone
+
+    locations = list(dict.fromkeys(image for triplet in triplets for image in triplet.images))
+    found = progress(examined(locations, workers), "check images", "image", len(locations))
+    images = dict(zip(locations, found, strict=True))
     kept, rejects = [], []
-    for triplet in progress(triplets, "check triplets", "triplet"):
-        for image in triplet.images:
-            if image not in digests and image not in faults:
-                found = examine(image)
-                (faults if found.fault else digests)[image] = found.fault or found.sha256
-        bad = next((image for image in triplet.images if image in faults), "")
-        if fault := triplet.fault or faults.get(bad, ""):
+    for triplet in triplets:
+        bad = next((image for image in triplet.images if images[image].fault), "")
+        if fault := triplet.fault or (images[bad].fault if bad else ""):
             rejects.append((triplet.name, bad, fault))
         else:
             kept.append(triplet)
-    write_rejects(listing, rejects)
-    return kept, digests, len(rejects)
+    return kept, {location: image.sha256 for location, image in images.items() if not image.fault}, rejects
 
 
-def triplets(data: Path, form: str, reject_limit: float, output: Path) -> dict[str, int]:
+def triplets(data: Path, form: str, reject_limit: float, workers: int, output: Path) -> dict[str, int]:
     """Write the triplets of a data set; return how many there are, and how many were left out.
 
     Raises:
-        UserError: none is usable, or too many are not.
+        UserError: there is none, none is usable, or too many are not.
     """
+    if not (every := list(read(data, form))):
+        raise UserError(f"{data} holds no triplet: {' and '.join(FORMS[form][0])} have no lines")
+    kept, digests, rejects = usable(every, workers)
+    if not kept or len(rejects) > reject_limit * len(every):
+        raise UserError(
+            f"{data}: {len(rejects)} of {len(every)} triplets are unusable, more than reject_limit "
+            f"{reject_limit:.1%} allows; first: {': '.join(filter(None, rejects[0]))}"
+        )
+    if rejects:
+        log.warning("%d triplets unusable, of %d: listed in rejects.csv", len(rejects), len(every))
     with atomic_path(output) as folder:
         folder.mkdir()
-        kept, digests, dropped = usable(read(data, form), folder / "rejects.csv")
-        if not kept or dropped > reject_limit * (len(kept) + dropped):
-            with (folder / "rejects.csv").open(encoding="utf-8") as file:
-                first = next(iter(file.readlines()[1:]), "its files hold none").strip()
-            raise UserError(
-                f"{data}: {dropped} of {len(kept) + dropped} triplets are unusable, more than reject_limit "
-                f"{reject_limit:.1%} allows, or none is usable; first: {first}"
-            )
-        if dropped:
-            log.warning("%d triplets unusable, of %d: listed in rejects.csv", dropped, len(kept) + dropped)
-        return {"triplets": write_triplets(folder, kept, digests), "unusable": dropped}
+        write_rejects(folder / "rejects.csv", rejects)
+        return {"triplets": write_triplets(folder, kept, digests), "unusable": len(rejects)}
 
 
 def main() -> None:
@@ -170,6 +168,7 @@ def main() -> None:
     options.add_argument("--data", required=True, type=Path, metavar="FOLDER", help="annotations and images")
     options.add_argument("--form", required=True, choices=list(FORMS), help="how they are written")
     options.add_argument("--reject-limit", type=float, default=0.01, help="largest share of unusable triplets (0.01)")
+    options.add_argument("--workers", type=int, default=1, metavar="N", help="threads that read images (1)")
     options.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder to write")
     run(options, triplets)
 
