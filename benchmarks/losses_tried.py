@@ -153,7 +153,7 @@ def train(loss: Callable[..., Tensor], data: Features, frozen: Views, seed: int)
     recipe = project().recipes["cl_t05"]
     torch.manual_seed(seed)
     draw = torch.Generator().manual_seed(seed)
-    heads, _, data = standardised(data, dict(KEYS), 256, recipe.dropout, None)
+    heads, _, data = standardised(data, dict(KEYS), 256, recipe.dropout)
     for head in heads.values():
         head.unfold(read_checkpoint(RESULTS / f"checkpoints/clip_lite/pretrained/seed{seed}", "clip_lite"))
     n, size = len(data.image_ids), recipe.batch_size

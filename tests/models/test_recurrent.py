@@ -88,7 +88,7 @@ PLAN = Recipe(loss=LOSS, epochs=30, batch_size=32, learning_rate=3e-3)
 
 
 def trained(data, plan=PLAN, start=None):
-    return train_heads(data, plan, None, "native", 16, 0, start, "test", make)
+    return train_heads(data, plan, make, "native", 16, 0, start, "test")
 
 
 def test_it_learns_and_is_stored_so_that_it_takes_plain_features(data):

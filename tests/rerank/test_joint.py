@@ -118,7 +118,7 @@ def test_it_begins_as_the_first_stage_and_learns(model, contents, rng, monkeypat
     scores = rng.normal(size=n * k).astype(np.float32)
     ranking = Ranking(0, "t", "global", "center_zscore", [], [])
     lists = RankedLists(ranking, [k] * n, Items(none, queries, kinds), Items(none, texts, kinds), scores)
-    trained = Trained(lists, texts == queries, np.arange(0, n * k + 1, k), np.arange(0, n, 2), np.arange(1, n, 2))
+    trained = Trained(lists, texts == queries, np.arange(0, n, 2), np.arange(1, n, 2))
 
     def hits():
         with torch.inference_mode():
@@ -140,7 +140,7 @@ def test_a_step_shows_a_relevant_candidate_first_and_others_after(rng):
     lists = lists_of(rng)
     relevant = rng.random(len(lists.scores)) < 0.4
     relevant[[0, 6, 12, 18]], relevant[[1, 7, 13, 19]] = True, False
-    trained = Trained(lists, relevant, np.cumsum([0, *lists.lengths]), np.arange(4), np.arange(0))
+    trained = Trained(lists, relevant, np.arange(4), np.arange(0))
     places = drawn(trained, np.random.default_rng(0))
     assert relevant[places[:, 0]].all()
     assert not relevant[places[:, 1:]].any()

@@ -47,7 +47,6 @@ class Trained(NamedTuple):
 
     lists: RankedLists
     relevant: np.ndarray  # (n,) bool
-    starts: Ints  # (queries + 1,) first pair of each query's list
     useful: Ints  # queries with a relevant candidate and others that aren't
     held_out: Ints  # such queries that take no part
 
@@ -60,12 +59,12 @@ def useful_lists(bench: PreparedBenchmark, run_file: Path, seed: int, k: int) ->
     """
     found = []
     for lists in Lists(bench, k).of_run(run_file, seed):
-        relevant, starts = relevance_of(lists, bench), np.cumsum([0, *lists.lengths])
-        own = [relevant[start:stop] for start, stop in pairwise(starts.tolist())]
+        relevant = relevance_of(lists, bench)
+        own = [relevant[start:stop] for start, stop in pairwise(lists.starts.tolist())]
         useful = np.array([i for i, flags in enumerate(own) if flags.any() and not flags.all()], np.int64)
         is_out = useful >= len(own) - max(1, len(own) // HELD_OUT)  # queries of one subject stand together
         if not is_out.all():
-            found.append(Trained(lists, relevant, starts, useful[~is_out], useful[is_out]))
+            found.append(Trained(lists, relevant, useful[~is_out], useful[is_out]))
     if not found:
         raise UserError(f"{run_file}: no list has a relevant candidate and others: nothing can be learned")
     return found
@@ -74,8 +73,8 @@ def useful_lists(bench: PreparedBenchmark, run_file: Path, seed: int, k: int) ->
 def drawn(lists: Trained, generator: np.random.Generator) -> Ints:
     """Return (QUERIES, CANDIDATES) places of pairs, a relevant one first; a short list repeats its others."""
     chosen = generator.choice(lists.useful, QUERIES, replace=len(lists.useful) < QUERIES)
-    rows = []
-    for start, stop in zip(lists.starts[chosen], lists.starts[chosen + 1], strict=True):
+    starts, rows = lists.lists.starts, []
+    for start, stop in zip(starts[chosen], starts[chosen + 1], strict=True):
         places, flags = np.arange(start, stop), lists.relevant[start:stop]
         others = places[~flags]
         some = generator.choice(others, CANDIDATES - 1, replace=len(others) < CANDIDATES - 1)
@@ -175,8 +174,9 @@ def chosen_share(model: Joint, found: list[Trained], contents: Contents) -> floa
     """Return the share of what is read with which the lists that were held out lose least; the least on a tie."""
     losses = dict.fromkeys(SHARES, 0.0)
     for trained in found:
+        starts = trained.lists.starts
         for query in trained.held_out.tolist():
-            places = np.arange(trained.starts[query], trained.starts[query + 1])
+            places = np.arange(starts[query], starts[query + 1])
             with torch.inference_mode():
                 read = model(*sides(model, trained.lists, places, contents))
                 first = model.weight * torch.from_numpy(trained.lists.scores[places])

@@ -51,7 +51,12 @@ class RankedLists(NamedTuple):
     lengths: list[int]  # of each query, at most k; the rest is of the pairs, n in all, one query after the other
     queries: Items
     candidates: Items
-    scores: Floats  # (n,) of the first stage
+    scores: Floats  # (n,) of the ranking
+
+    @property
+    def starts(self) -> Ints:
+        """Return the first pair of each query, and the end of all, (queries + 1,)."""
+        return np.cumsum([0, *self.lengths])
 
 
 def evidence_of(inputs: Inputs, seed: str, tower_means: Means, words: Words) -> Evidence:
@@ -76,21 +81,25 @@ class Lists:
         self.bench, self.k = bench, k
         self.distinct = DistinctTables(bench.tables).of
 
+    def rankings(self, run: Path) -> Iterator[tuple[Ranking, Task]]:
+        """Yield every ranking of a run with its task."""
+        tasks = {task.name: task for task in self.bench.tasks}
+        for ranking in rankings(run, {name: self.bench.queries(task) for name, task in tasks.items()}):
+            yield ranking, tasks[ranking.task]
+
     def of_run(self, run: Path, seed: int) -> Iterator[RankedLists]:
         """Yield the lists of every ranking of the first stage by a seed.
 
         Raises:
             UserError: the run has none, or a second stage's besides.
         """
-        queries = {task.name: self.bench.queries(task) for task in self.bench.tasks}
-        tasks = {task.name: task for task in self.bench.tasks}
         found = False
-        for ranking in rankings(run, queries):
+        for ranking, task in self.rankings(run):
             if ranking.calibration in SECOND_STAGES:
                 raise UserError(f"{run} is ranked again already; give the run that `retrieve` wrote")
             if (ranking.seed, ranking.calibration) == (seed, FIRST_STAGE):
                 found = True
-                yield self.lists(ranking, tasks[ranking.task])
+                yield self.lists(ranking, task)
         if not found:
             raise UserError(
                 f"{run} has no ranking with calibration {FIRST_STAGE} by seed {seed}, which is ranked again"

@@ -8,7 +8,7 @@ Out: image.npy, text.npy and, in a folder per seed, lists.npz: query_image, quer
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,30 +16,20 @@ import numpy as np
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path
-from gcl.data.prepared import PreparedBenchmark, read_benchmark
+from gcl.data.prepared import read_benchmark
 from gcl.infer.store import read_outputs
 from gcl.rerank.lists import SECOND_STAGES, Lists, RankedLists
 from gcl.retrieve.item_vectors import NOTHING
-from gcl.retrieve.run_file import rankings
-
-
-def lists_by_seed(bench: PreparedBenchmark, run_file: Path, kind: str, k: int) -> Iterator[tuple[int, RankedLists]]:
-    """Yield the seed and the first k of every ranking by a second stage."""
-    tasks, lists = {task.name: task for task in bench.tasks}, Lists(bench, k)
-    for ranking in rankings(run_file, {name: bench.queries(task) for name, task in tasks.items()}):
-        if ranking.calibration == kind:
-            yield ranking.seed, lists.lists(ranking, tasks[ranking.task])
 
 
 def arrays_of(lists: RankedLists, k: int) -> dict[str, np.ndarray]:
     """Return the arrays of lists.npz, of one ranking."""
     listed = np.arange(k) < np.array(lists.lengths)[:, None]
-    starts = np.cumsum([0, *lists.lengths])[:-1]
     found: dict[str, np.ndarray] = {"scores": np.full(listed.shape, -np.inf, np.float32)}
     found["scores"][listed] = lists.scores
     for part in ("images", "texts"):
         name = part.removesuffix("s")
-        found[f"query_{name}"] = getattr(lists.queries, part)[starts]
+        found[f"query_{name}"] = getattr(lists.queries, part)[lists.starts[:-1]]
         found[f"candidate_{name}"] = np.full(listed.shape, NOTHING, np.int64)
         found[f"candidate_{name}"][listed] = getattr(lists.candidates, part)
     return found
@@ -53,10 +43,11 @@ def teach(
     Raises:
         UserError: the run has no ranking of that kind, or the towers' outputs are missing.
     """
-    bench = read_benchmark(prepared)
+    lists = Lists(read_benchmark(prepared), k)
     by_seed: dict[int, list[dict[str, np.ndarray]]] = {}
-    for seed, lists in lists_by_seed(bench, run_file, kind, k):
-        by_seed.setdefault(seed, []).append(arrays_of(lists, k))
+    for ranking, task in lists.rankings(run_file):
+        if ranking.calibration == kind:
+            by_seed.setdefault(ranking.seed, []).append(arrays_of(lists.lists(ranking, task), k))
     if not by_seed:
         raise UserError(f"{run_file} has no ranking with calibration {kind}; give what `gcl rerank` wrote")
     outputs = read_outputs(towers, shared)

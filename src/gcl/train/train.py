@@ -70,7 +70,8 @@ def train_heads_seed(
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # gradients of far negatives are denormal, and slow as such
     kind = family(backbone.family)
-    if kind.heads is None and kind.cell is None:
+    keys, cell = kind.heads, partial(kind.cell, backbone) if kind.cell else None
+    if (trained := keys or cell) is None:
         raise UserError(f"family {backbone.family} has no heads to train; set `trainable: all`, or a list of layers")
     if paths.features is None:
         raise UserError("trainable: heads needs --features, the towers' outputs for the pairs")
@@ -85,10 +86,9 @@ def train_heads_seed(
     start = None if paths.init is None else read_checkpoint(paths.init / f"seed{seed}", name)
     label = f"train {folder.parent.name} seed {seed}"
     width = backbone.model_cfg["embed_dim"]
-    cell = None if kind.cell is None else partial(kind.cell, backbone)
-    state, curve = train_heads(data, recipe, kind.heads, backbone.fusion, width, seed, start, label, cell)
+    state, curve = train_heads(data, recipe, trained, backbone.fusion, width, seed, start, label)
     write_checkpoint(folder, "heads.safetensors", state, about | checkpoint_about(name, recipe, seed), curve)
-    if (keys := kind.heads) is not None:
+    if keys is not None:
         sample = parity_sample(data, keys, lambda modality, x: apply_folded(keys[modality], state, x))
     elif cell is not None:
         stored = stored_cell(cell(data.images.shape[1], data.text.shape[1]), state)

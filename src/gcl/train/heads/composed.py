@@ -1,6 +1,5 @@
 """Triplets beside the pairs: their tower outputs, and the loss of a batch of them."""
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from torch.nn.functional import normalize
 from gcl.common.errors import UserError
 from gcl.data.triplets import read_triplets
 from gcl.losses.composed import composed_loss, slerp
+from gcl.train.heads.outputs import Heads, check_towers, outputs_of
 
 
 class ComposedBatch(NamedTuple):
@@ -53,9 +53,7 @@ def read_composed(triplets: Path, features: Path, features_of_pairs: Path) -> Co
         UserError: the outputs are another tower's, or of other triplets.
     """
     found = read_triplets(triplets)
-    towers = [(path / "towers.json").read_text(encoding="utf-8") for path in (features, features_of_pairs)]
-    if towers[0] != towers[1]:
-        raise UserError(f"{features} and {features_of_pairs} come from different towers; run `infer` again")
+    check_towers(features, features_of_pairs)
     own = features / "image.npy"
     images, text = (
         np.load(p) for p in (own if own.exists() else features_of_pairs / "image.npy", features / "text.npy")
@@ -69,7 +67,7 @@ def read_composed(triplets: Path, features: Path, features_of_pairs: Path) -> Co
 
 def composed_batch_loss(
     batch: ComposedBatch,
-    heads: Mapping[str, Callable[[Tensor], Tensor]],
+    heads: Heads,
     fusion: str,
     share: float,
     temperature: float,
@@ -85,12 +83,7 @@ def composed_batch_loss(
     """
 
     def outputs(modality: str, rows: Tensor) -> Tensor:
-        """Return (N, D), zeros for none."""
-        there = rows >= 0
-        raw = heads[modality]((batch.images if modality == "image" else batch.text)[rows[there]])
-        if fusion == "sum_unit":
-            raw = normalize(raw, dim=1)
-        return raw.new_zeros(len(rows), raw.shape[1]).index_put((there.nonzero()[:, 0],), raw)
+        return outputs_of(heads[modality], batch.images if modality == "image" else batch.text, rows, fusion)
 
     image, second = outputs("image", batch.query_image), outputs("image", batch.between_image)
     image = torch.where((batch.between_image >= 0)[:, None], slerp(image, second, share), image)

@@ -5,7 +5,6 @@ For L queries with k candidates each, scored w by the re-ranker and s by cosine 
     L = 1 / L sum_j KL( softmax_k(w_jk) || softmax_k(s_jk / t) )
 """
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from gcl.common.errors import UserError
+from gcl.train.heads.outputs import Heads, check_towers, outputs_of
 
 LISTS = 64  # of a step
 
@@ -41,9 +41,7 @@ def read_taught(folder: Path, seed: int, features_of_pairs: Path) -> Taught:
     """
     if not (path := folder / f"seed{seed}/lists.npz").exists():
         raise UserError(f"{folder} has no lists of seed {seed}; give the recipe that teaches the same seeds")
-    towers = [(path / "towers.json").read_text(encoding="utf-8") for path in (folder, features_of_pairs)]
-    if towers[0] != towers[1]:
-        raise UserError(f"{folder} and {features_of_pairs} come from different towers; run `infer` again")
+    check_towers(folder, features_of_pairs)
     with np.load(path) as file:
         arrays = {name: torch.from_numpy(file[name]) for name in file.files}
     images, text = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("image", "text"))
@@ -66,9 +64,7 @@ def distil_loss(vectors: Tensor, candidates: Tensor, scores: Tensor, temperature
     return terms.masked_fill(~there, 0.0).sum(1).mean()
 
 
-def taught_loss(
-    batch: Taught, heads: Mapping[str, Callable[[Tensor], Tensor]], fusion: str, temperature: float
-) -> Tensor:
+def taught_loss(batch: Taught, heads: Heads, fusion: str, temperature: float) -> Tensor:
     """Return the loss of some lists.
 
     Args:
@@ -77,13 +73,11 @@ def taught_loss(
         fusion: sum_raw or sum_unit.
         temperature: of the loss.
     """
-    rows = {m: torch.cat([batch.rows[f"{side}_{m}"].flatten() for side in ("query", "candidate")]) for m in heads}
     parts = []
     for modality, features in (("image", batch.images), ("text", batch.text)):
-        used, places = torch.unique(rows[modality].clamp_min(0), return_inverse=True)
-        raw = heads[modality](features[used])
-        raw = normalize(raw, dim=1) if fusion == "sum_unit" else raw
-        parts.append(raw[places] * (rows[modality] >= 0)[:, None])
+        rows = torch.cat([batch.rows[f"{side}_{modality}"].flatten() for side in ("query", "candidate")])
+        used, places = torch.unique(rows, return_inverse=True)  # an item is in many lists
+        parts.append(outputs_of(heads[modality], features, used, fusion)[places])
     # Where a list is shorter there is no item: any direction does, its share is zero.
     vectors = normalize(parts[0] + parts[1], dim=1)
     n = len(batch.scores)

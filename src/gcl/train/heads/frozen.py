@@ -105,28 +105,24 @@ class Made(NamedTuple):
     data: Features
 
 
-def standardised(
-    data: Features, keys: Mapping[str, Keys] | None, embedding: int, dropout: float, cell: MakeCell | None
-) -> Made:
+def standardised(data: Features, kind: Mapping[str, Keys] | MakeCell, embedding: int, dropout: float) -> Made:
     """Make the heads, by their keys, or the cell that takes their place."""
     full = data.text[data.text_rows[:, 0]]
     plain = data.images[: len(data.image_ids)]
     by_modality: Mapping[str, Head | View]
     modules: list[Head] | list[CellHead]
-    if keys is None:
-        if cell is None:
-            raise UserError("this family has neither heads nor a cell to train; set `trainable: all`")
-        whole = CellHead(cell(plain.shape[1], full.shape[1]), plain, full)
+    if not isinstance(kind, Mapping):
+        whole = CellHead(kind(plain.shape[1], full.shape[1]), plain, full)
         by_modality, modules = whole.views(), [whole]
     elif data.fused is None:
         heads = {
-            keys["image"]: Head(keys["image"], plain, embedding, dropout),
-            keys["text"]: Head(keys["text"], full, embedding, dropout),
+            kind["image"]: Head(kind["image"], plain, embedding, dropout),
+            kind["text"]: Head(kind["text"], full, embedding, dropout),
         }
-        by_modality, modules = {modality: heads[key] for modality, key in keys.items()}, [*heads.values()]
+        by_modality, modules = {modality: heads[key] for modality, key in kind.items()}, [*heads.values()]
     else:  # one head after an encoder that reads all three
-        one = Head(keys["image"], torch.cat([plain, full]), embedding, dropout)
-        by_modality, modules = dict.fromkeys(keys, one), [one]
+        one = Head(kind["image"], torch.cat([plain, full]), embedding, dropout)
+        by_modality, modules = dict.fromkeys(kind, one), [one]
 
     def scaled(more: More) -> More:
         """Return further outputs of the same towers as the heads take them."""
@@ -162,13 +158,12 @@ def other_losses(
 def train_heads(
     data: Features,
     recipe: Recipe,
-    keys: Mapping[str, Keys] | None,
+    kind: Mapping[str, Keys] | MakeCell,
     fusion: str,
     embedding: int,
     seed: int,
     start: dict[str, Tensor] | None,
     name: str,
-    cell: MakeCell | None = None,
 ) -> tuple[dict[str, Tensor], Curve]:
     """Train the heads of one seed; return their tensors and the curve.
 
@@ -188,7 +183,7 @@ def train_heads(
             raise UserError(f"{name}: the recipe needs --{option}, and a fusion that is a sum; fusion is {fusion}")
     torch.manual_seed(seed)
     generator, more = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
-    by_modality, heads, data = standardised(data, keys, embedding, recipe.dropout, cell)
+    by_modality, heads, data = standardised(data, kind, embedding, recipe.dropout)
     if start is not None:
         for head in heads:
             head.unfold(start)
