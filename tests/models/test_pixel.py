@@ -147,10 +147,16 @@ def test_heads_follow_what_the_towers_give(built):
             torch.testing.assert_close(torch.nn.functional.normalize(built.model.proj(features), dim=1), vectors)
 
 
-def test_lines_must_fill_a_quadrant(tmp_path):
-    how = Preprocess(size=40, resize="squash", mean=(0, 0, 0), std=(1, 1, 1))
+@pytest.mark.parametrize("size", [16, 40])
+def test_lines_must_fill_a_quadrant(tmp_path, size):
+    how = Preprocess(size=size, resize="squash", mean=(0, 0, 0), std=(1, 1, 1))
     with pytest.raises(UserError, match="a size that is a multiple of 16"):
         build(row(preprocess=how), tmp_path)
+
+
+def test_a_row_without_a_font_says_so(tmp_path):
+    with pytest.raises(UserError, match="needs weights: font; it has .'image'."):
+        build(row(weights={"image": "w/w.pth"}), tmp_path)
 
 
 def test_whole_models_train_and_their_checkpoints_load(built, tmp_path, pairs):  # noqa: F811 - a fixture

@@ -52,11 +52,9 @@ def official(name):
 @pytest.mark.parametrize(("name", "tokens"), [("one", 1), ("three", 3)])
 def test_the_cell_is_the_official_one(name, tokens):
     state, given = official(name)
-    one = Cell(Sizes(width=8, tokens=tokens, heads=2, hidden=12)).eval()
+    priors = {"gate_prior": -0.5, "keep_prior": 1.5, "tanh": tokens == 3}
+    one = Cell(Sizes(width=8, tokens=tokens, heads=2, hidden=12, **priors)).eval()
     one.load_state_dict(state)
-    one.gate_prior, one.keep_prior = -0.5, 1.5
-    if tokens == 3:
-        one.squash = torch.nn.Tanh()
     there = {"image": given["has_image"], "text": given["has_text"]}
     with torch.inference_mode():
         found = one.tokens.expand(5, -1, -1)
@@ -189,6 +187,7 @@ def test_stored_and_exported_cells_take_the_towers_outputs(built, tmp_path):
         ),
         ({"layers": {"image": [440], "text": [24, 24]}}, "1 layers of the image tower and 2 of the text tower"),
         ({"cell": {"width": 10, "heads": 4}}, "a width that twice its heads divide"),
+        ({"cell": {"witdh": 8}}, "model_cfg.cell: .*'witdh'; expected some of width, tokens, heads"),
     ],
 )
 def test_layers_that_do_not_match_are_refused(config, message):

@@ -111,22 +111,21 @@ def build(backbone: Backbone, data: Path) -> Built:
         UserError: a weight file that doesn't fit, no font, or a size that lines don't fill.
     """
     from gcl.models.modules.pixel import Pixel
-    from gcl.models.timm_hf import load_in_order
-    from gcl.models.weights.layouts import load_strictly, read_weights
+    from gcl.models.timm_hf import load_trunk
 
     how, context = backbone.preprocess, backbone.context
-    if how is None or context is None or how.size % HEIGHT:
-        raise UserError("a row of family pixel needs context, and preprocess with a size that is a multiple of 16")
+    if how is None or context is None or how.size % HEIGHT or how.size < 2 * HEIGHT:
+        raise UserError(
+            "a row of family pixel needs context, and preprocess with a size that is a multiple of 16, 32 or more"
+        )
+    if lacking := [name for name in ("image", "font") if name not in backbone.weights]:
+        raise UserError(f"a row of family pixel needs weights: {' and '.join(lacking)}; it has {[*backbone.weights]}")
     font = read_font(data / backbone.weights["font"])
     known = sorted(font)
     columns, widths = glyph_table([font[character] for character in known])
     config = copy.deepcopy(backbone.model_cfg)
     model = Pixel(config, how, columns, widths)
-    path = data / backbone.weights["image"]
-    if config.get("in_order", True):
-        load_in_order(model.trunk, read_weights(path), str(path))
-    else:
-        load_strictly(model.trunk, read_weights(path), str(path))
+    load_trunk(model.trunk, config, data / backbone.weights["image"])
 
     def graphs() -> dict[str, Graph]:
         return graphs_of(model, how.size, context)

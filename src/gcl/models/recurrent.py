@@ -24,10 +24,10 @@ def build(backbone: Backbone, data: Path) -> Built:
         UserError: a weight file doesn't fit its tower.
     """
     from gcl.models.modules.recurrent import RecurrentModel
-    from gcl.models.timm_hf import load_by_name, load_in_order
+    from gcl.models.timm_hf import load_by_name, load_trunk
     from gcl.models.tokenizers import load_tokenizer, pad_of
     from gcl.models.vista import text_config
-    from gcl.models.weights.layouts import load_strictly, read_weights
+    from gcl.models.weights.layouts import read_weights
 
     how, context = backbone.preprocess, backbone.context
     if how is None or backbone.tokenizer is None or context is None:
@@ -36,9 +36,8 @@ def build(backbone: Backbone, data: Path) -> Built:
     config = copy.deepcopy(backbone.model_cfg)
     config["text"] = text_config(config, backbone, data)
     model = RecurrentModel(config)
-    image, text = data / backbone.weights["image"], data / backbone.weights["text"]
-    load = load_in_order if config.get("in_order", True) else load_strictly
-    load(model.trunk, read_weights(image), str(image))
+    load_trunk(model.trunk, config, data / backbone.weights["image"])
+    text = data / backbone.weights["text"]
     load_by_name(model.bert, read_weights(text), str(text))
     model.pad = pad_of(tokenizer)
 
@@ -110,9 +109,9 @@ def cell(backbone: Backbone, image: int, text: int) -> "nn.Module":
     """Return a fresh cell for features of given widths.
 
     Raises:
-        UserError: the row says no widths of layers, or others than the features have.
+        UserError: the row says no widths of layers, others than the features have, or a size that cells don't have.
     """
-    from gcl.models.modules.recurrent import Recurrent, Sizes
+    from gcl.models.modules.recurrent import Recurrent, sizes_of
 
     layers = backbone.model_cfg.get("layers", {})
     widths = {side: list(layers.get(side, [])) for side in ("image", "text")}
@@ -121,7 +120,7 @@ def cell(backbone: Backbone, image: int, text: int) -> "nn.Module":
             raise UserError(
                 f"model_cfg.layers.{side} is {widths[side]}, {sum(widths[side])} in all; the towers give {found}"
             )
-    sizes = Sizes(**backbone.model_cfg.get("cell", {}))
+    sizes = sizes_of(backbone.model_cfg)
     return Recurrent(widths["image"], widths["text"], sizes, backbone.model_cfg["embed_dim"])
 
 

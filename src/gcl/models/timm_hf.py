@@ -73,6 +73,18 @@ def load_in_order(module: "nn.Module", state: "dict[str, Tensor]", name: str) ->
     module.load_state_dict({o: v for o, (_, v) in zip(ours, theirs, strict=True)}, strict=False)
 
 
+def load_trunk(module: "nn.Module", config: dict[str, Any], path: Path) -> None:
+    """Load an image trunk's public weights: in order, or by name where `model_cfg` says in_order: false.
+
+    Raises:
+        UserError: they don't fit.
+    """
+    from gcl.models.weights.layouts import load_strictly, read_weights
+
+    load = load_in_order if config.get("in_order", True) else load_strictly
+    load(module, read_weights(path), str(path))
+
+
 def load_by_name(module: "nn.Module", state: "dict[str, Tensor]", name: str) -> None:
     """Load by name; the file may hold more (a pooler, position ids) but must not lack anything."""
     result = module.load_state_dict(state, strict=False)

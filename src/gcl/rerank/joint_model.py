@@ -3,9 +3,9 @@
     [CLS] query image  query text [SEP]  candidate image  candidate text [SEP]
 
 An image comes as TOKENS vectors that learned queries draw from its patches, once for an image whatever it is read with
-(EDJE, arXiv 2510.06820); token types tell query from candidate. What is absent is masked. A linear
-layer that begins at zero reads the mean state; the score is that plus the first stage's times a weight, which begins as
-the first stage's ranking.
+(EDJE, arXiv 2510.06820); token types tell query from candidate. What is absent is masked. A linear layer that begins at
+zero reads the mean state; the score is that plus the first stage's times a weight, which begins as the first stage's
+ranking.
 """
 
 import copy

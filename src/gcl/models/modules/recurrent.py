@@ -24,8 +24,6 @@ from transformers import AutoConfig, AutoModel
 
 from gcl.common.errors import UserError
 
-GATE_PRIOR, KEEP_PRIOR = -1.0, 2.0  # b and c: at first little comes in, and most stays
-
 
 class Sizes(NamedTuple):
     """What `model_cfg.cell` of a row may say."""
@@ -34,6 +32,21 @@ class Sizes(NamedTuple):
     tokens: int = 1
     heads: int = 4
     hidden: int = 512  # of its mlp
+    gate_prior: float = -1.0  # b: at first little comes in
+    keep_prior: float = 2.0  # c: and most stays
+    tanh: bool = False  # of what is added up, R, A_t and A_v
+
+
+def sizes_of(config: dict[str, Any]) -> Sizes:
+    """Return what a row's `model_cfg` says of the cell.
+
+    Raises:
+        UserError: a name that is none of a cell's.
+    """
+    try:
+        return Sizes(**config.get("cell", {}))
+    except TypeError as error:
+        raise UserError(f"model_cfg.cell: {error}; expected some of {', '.join(Sizes._fields)}") from error
 
 
 def positions(count: int, width: int) -> Tensor:
@@ -83,8 +96,8 @@ class Cell(nn.Module):
             self.add_module(f"{side}_norm", nn.LayerNorm(width))
             self.add_module(f"{side}_in", nn.Linear(width, width))
             self.add_module(f"{side}_keep", nn.Linear(width, width))
-        self.gate_prior, self.keep_prior = GATE_PRIOR, KEEP_PRIOR
-        self.squash: nn.Module = nn.Identity()
+        self.gate_prior, self.keep_prior = sizes.gate_prior, sizes.keep_prior
+        self.squash = nn.Tanh() if sizes.tanh else nn.Identity()
 
     def side(self, name: str, state: Tensor, layer: Tensor, there: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what comes in of a side, and what it says of what stays."""
@@ -171,12 +184,12 @@ class RecurrentModel(nn.Module):
             self.bert = AutoModel.from_config(
                 AutoConfig.for_model(text.pop("model_type"), **text), add_pooling_layer=False
             )
-            sizes = Sizes(**config.get("cell", {}))
+            embedding = int(config["embed_dim"])
         except (RuntimeError, TypeError, KeyError, ValueError) as error:
             raise UserError(f"model_cfg makes no recurrent model: {error}") from error
         self.pad = 0
         layers = config.get("layers", {})
-        self.head = Recurrent(layers.get("image", []), layers.get("text", []), sizes, config["embed_dim"])
+        self.head = Recurrent(layers.get("image", []), layers.get("text", []), sizes_of(config), embedding)
 
     def pooled_maps(self, pixels: Tensor) -> list[Tensor]:
         """Return the mean (B, F) of every stage of the trunk, and of its last features."""
