@@ -20,6 +20,7 @@ from gcl.models.base import Built, Family, Graph, Keys
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from torch import Tensor
 
 HEIGHT = 16  # pixels of a line, and of the widest glyph
 SPACE, NARROWEST = 1, 4  # columns before a glyph, and what it has at least
@@ -137,25 +138,20 @@ def build(backbone: Backbone, data: Path) -> Built:
 
 def graphs_of(model: Any, size: int, context: int, head: bool = True) -> dict[str, Graph]:
     """Return image (pixels -> vector and the pixels as tokens), text, and image_text (those and ids -> vector)."""
-    import torch
+    from gcl.models.modules.native import native_graphs
 
-    from gcl.models.modules.pixel import Fused, Image, Text
+    def image(pixels: "Tensor") -> "tuple[Tensor, Tensor]":
+        return model.encode_image(pixels, head), pixels * 1
 
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(3, 3, size, size, generator=generator)
-    ids = torch.randint(2, len(model.widths), (3, 9), generator=generator)
-    ids[1:, 5:] = 0
-    free = ("batch", "tokens")
-    return {
-        "image": Graph(Image(model, head).eval(), {"pixels": pixels}, {"pixels": ("batch",)}),
-        "text": Graph(Text(model, head).eval(), {"ids": ids}, {"ids": free}, context),
-        "image_text": Graph(
-            Fused(model, head).eval(),
-            {"image_tokens": pixels, "ids": ids},
-            {"image_tokens": ("batch",), "ids": free},
-            context,
-        ),
-    }
+    def text(ids: "Tensor") -> "Tensor":
+        found: Tensor = model.encode_text(ids, head)
+        return found
+
+    def fused(image_tokens: "Tensor", ids: "Tensor") -> "Tensor":
+        found: Tensor = model.encode_fused(image_tokens, ids, head)
+        return found
+
+    return native_graphs(model, image, text, fused, size, (2, len(model.widths)), 0, (context, context))
 
 
 def towers(built: Built) -> dict[str, Graph]:

@@ -51,50 +51,25 @@ def build(backbone: Backbone, data: Path) -> Built:
 def graphs_of(model: Any, size: int, words: int, context: int, head: bool = True) -> dict[str, Graph]:
     """Return image (pixels -> vector and layers), text, and image_text (those layers and ids -> vector)."""
     import torch
-    from torch import nn
     from torch.nn.functional import normalize
+
+    from gcl.models.modules.native import native_graphs
 
     def vector(features: "dict[str, Tensor]") -> "Tensor":
         return normalize(model.head(features), dim=1) if head else torch.cat(list(features.values()), 1)
 
-    class Image(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
+    def image(pixels: "Tensor") -> "tuple[Tensor, Tensor]":
+        layers = model.image_layers(pixels)
+        return vector({"image": layers}), layers * 1
 
-        def forward(self, pixels: "Tensor") -> "tuple[Tensor, Tensor]":
-            layers = self.model.image_layers(pixels)
-            return vector({"image": layers}), layers * 1
+    def text(ids: "Tensor") -> "Tensor":
+        return vector({"text": model.text_layers(ids)})
 
-    class Text(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
+    def fused(image_tokens: "Tensor", ids: "Tensor") -> "Tensor":
+        return vector({"image": image_tokens, "text": model.text_layers(ids)})
 
-        def forward(self, ids: "Tensor") -> "Tensor":
-            return vector({"text": self.model.text_layers(ids)})
-
-    class Fused(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, image_tokens: "Tensor", ids: "Tensor") -> "Tensor":
-            return vector({"image": image_tokens, "text": self.model.text_layers(ids)})
-
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(3, 3, size, size, generator=generator)
-    ids = torch.randint(min(1000, words // 2), min(20000, words), (3, 9), generator=generator)
-    ids[1:, 5:] = model.pad
-    with torch.inference_mode():
-        layers = model.image_layers(pixels).clone()
-    free = ("batch", "tokens")
-    inputs = {"image_tokens": layers, "ids": ids}
-    return {
-        "image": Graph(Image().eval(), {"pixels": pixels}, {"pixels": ("batch",)}),
-        "text": Graph(Text().eval(), {"ids": ids}, {"ids": free}, context),
-        "image_text": Graph(Fused().eval(), inputs, {"image_tokens": ("batch",), "ids": free}, context),
-    }
+    ids = min(1000, words // 2), min(20000, words)
+    return native_graphs(model, image, text, fused, size, ids, model.pad, (context, context))
 
 
 def towers(built: Built) -> dict[str, Graph]:

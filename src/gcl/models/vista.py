@@ -91,53 +91,22 @@ def graphs_of(model: Any, size: int, words: int, context: int, head: bool = True
 
     So the image tower runs once for an image and all texts it is joined with.
     """
-    import torch
-    from torch import nn
+    from gcl.models.modules.native import native_graphs
 
-    class Image(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
+    def image(pixels: "Tensor") -> "tuple[Tensor, Tensor]":
+        tokens = model.image_tokens(pixels)
+        return model.fuse(tokens, model.empty_ids(tokens.shape[0]), head), tokens
 
-        def forward(self, pixels: "Tensor") -> "tuple[Tensor, Tensor]":
-            tokens = self.model.image_tokens(pixels)
-            return self.model.fuse(tokens, self.model.empty_ids(tokens.shape[0]), head), tokens
+    def text(ids: "Tensor") -> "Tensor":
+        found: Tensor = model.encode_text(ids, head)
+        return found
 
-    class Text(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
+    def fused(image_tokens: "Tensor", ids: "Tensor") -> "Tensor":
+        found: Tensor = model.fuse(image_tokens, ids, head)
+        return found
 
-        def forward(self, ids: "Tensor") -> "Tensor":
-            found: Tensor = self.model.encode_text(ids, head)
-            return found
-
-    class Fused(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, image_tokens: "Tensor", ids: "Tensor") -> "Tensor":
-            found: Tensor = self.model.fuse(image_tokens, ids, head)
-            return found
-
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(3, 3, size, size, generator=generator)
-    ids = torch.randint(min(1000, words // 2), min(20000, words), (3, 9), generator=generator)
-    ids[1:, 5:] = model.pad
-    with torch.inference_mode():
-        tokens = model.image_tokens(pixels).clone()
-    free = ("batch", "tokens")
-    return {
-        "image": Graph(Image().eval(), {"pixels": pixels}, {"pixels": ("batch",)}),
-        "text": Graph(Text().eval(), {"ids": ids}, {"ids": free}, context),
-        "image_text": Graph(
-            Fused().eval(),
-            {"image_tokens": tokens, "ids": ids},
-            {"image_tokens": ("batch",), "ids": free},
-            model.fused_context(context),
-        ),
-    }
+    ids = min(1000, words // 2), min(20000, words)
+    return native_graphs(model, image, text, fused, size, ids, model.pad, (context, model.fused_context(context)))
 
 
 def towers(built: Built) -> dict[str, Graph]:
