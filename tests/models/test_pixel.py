@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from gcl.common.errors import UserError
-from gcl.common.rows import to_json
 from gcl.config.backbones import Backbone, Preprocess
 from gcl.export.export import export_graphs
 from gcl.export.graphs import export_module
@@ -18,8 +16,7 @@ from gcl.infer.session import open_session
 from gcl.models.modules.pixel import Pixel
 from gcl.models.pixel import UNKNOWN, build, characters, glyph_table, graphs_of, read_font, towers
 from gcl.models.tokenizers import to_ids
-from gcl.models.weights.model_card import card
-from support.training import pairs, recipe, run  # noqa: F401 - fixtures among them
+from support.training import pairs, trains_and_loads  # noqa: F401 - fixtures among them
 
 HERE = Path(__file__).parent
 BYTES = Preprocess(size=224, resize="squash", mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255))  # pixels are 0 to 255
@@ -160,14 +157,4 @@ def test_a_row_without_a_font_says_so(tmp_path):
 
 
 def test_whole_models_train_and_their_checkpoints_load(built, tmp_path, pairs):  # noqa: F811 - a fixture
-    """By the lines that the model card has for them."""
-    changed, _ = run(row(), recipe(max_steps=2), pairs, tmp_path, tmp_path / "out")
-    fresh = build(row(), tmp_path).model
-    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
-    fresh.load_state_dict(load_file(tmp_path / "out/seed0/model.safetensors"))
-    assert changed.keys() == before.keys()
-    assert any(not torch.equal(before[name], changed[name]) for name in before if "proj" in name)
-    card_of = card(
-        {"backbone": "mine", "recipe": json.loads(to_json(recipe())), "trainable": "all", "seed": 0}, "row", "t"
-    )
-    assert 'backbones["mine"]' in card_of
+    trains_and_loads(row(), "proj", pairs, tmp_path)

@@ -1,6 +1,5 @@
 """The recurrent cell: the official one's outputs, what is absent, and how it is stored and exported."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from gcl.common.errors import UserError
-from gcl.common.rows import to_json
 from gcl.config.backbones import Backbone, Preprocess
 from gcl.config.recipes import Loss, Recipe
 from gcl.export.export import export_graphs, write_head
@@ -18,10 +16,9 @@ from gcl.infer.encoder import run_batches
 from gcl.infer.session import open_session
 from gcl.models.modules.recurrent import Cell, Recurrent, RecurrentModel, Sizes
 from gcl.models.recurrent import build, cell, towers
-from gcl.models.weights.model_card import card
 from gcl.train.heads.frozen import Features, train_heads
 from gcl.train.heads.recurrent import CellHead, OfModality, stored_cell
-from support.training import pairs, recipe, run  # noqa: F401 - fixtures among them
+from support.training import pairs, trains_and_loads  # noqa: F401 - fixtures among them
 
 HERE = Path(__file__).parent
 # Their names of the weights -> ours.
@@ -196,14 +193,4 @@ def test_layers_that_do_not_match_are_refused(config, message):
 
 
 def test_whole_models_train_and_their_checkpoints_load(built, tmp_path, pairs):  # noqa: F811 - a fixture
-    """By the lines that the model card has for them."""
-    changed, _ = run(row(), recipe(max_steps=2), pairs, tmp_path, tmp_path / "out")
-    fresh = build(row(), tmp_path).model
-    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
-    fresh.load_state_dict(load_file(tmp_path / "out/seed0/model.safetensors"))
-    assert changed.keys() == before.keys()
-    assert any(not torch.equal(before[name], changed[name]) for name in before if "head" in name)
-    card_of = card(
-        {"backbone": "mine", "recipe": json.loads(to_json(recipe())), "trainable": "all", "seed": 0}, "row", "t"
-    )
-    assert 'backbones["mine"]' in card_of
+    trains_and_loads(row(), "head", pairs, tmp_path)

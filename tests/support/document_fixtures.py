@@ -105,13 +105,18 @@ def mmdocir(folder):
     write_lines(folder / "MMDocIR_annotations.jsonl", map(json.dumps, lines))
 
 
+def shown_as(folder, stem):
+    """Write ten pictures to images/<stem><k>.png; return their titles and the pictures."""
+    shown = pictures(10)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for k, (_, picture) in enumerate(shown):
+        (folder / f"images/{stem}{k}.png").write_bytes(encoded(picture, "PNG"))
+    return shown
+
+
 def tiir(folder):
     """wikiHow-TIIR: texts and images in turn; a document of images alone, one of text, ids that are numbers."""
-    shown = pictures(10)
-    for k, (_, picture) in enumerate(shown):
-        path = folder / f"images/step{k}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(picture, "PNG"))
+    shown = shown_as(folder, "step")
 
     def steps(*numbers):
         return [part for k in numbers for part in (f"Draw {shown[k][0]}.", f"step{k}.png")]
@@ -139,11 +144,7 @@ def tiir(folder):
 
 def anycir(folder):
     """AnyCIR: pairs of snippets; lost files are null, and a pair without an image on one side takes no part."""
-    shown = pictures(10)
-    for k, (_, picture) in enumerate(shown):
-        path = folder / f"images/snippet{k}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(picture, "PNG"))
+    shown = shown_as(folder, "snippet")
 
     def pair(one, other, lost=()):
         sides = {"pre": one, "next": other}

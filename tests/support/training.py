@@ -1,5 +1,6 @@
 """Small trainings of tiny models."""
 
+import json
 import shutil
 
 import pytest
@@ -11,6 +12,8 @@ from gcl.common.rows import to_json
 from gcl.config.recipes import Full, Loss, Recipe
 from gcl.export.export import export
 from gcl.infer.infer import infer
+from gcl.models import family
+from gcl.models.weights.model_card import card
 from gcl.prepare.prepare import prepare_pairs
 from gcl.retrieve.calibrate import calibrate
 from gcl.train.train import train
@@ -52,6 +55,18 @@ def recipe(full=None, **more):
 def run(backbone, plan, pairs, data, output, sentences=None, tensorboard=None):
     train("tiny", backbone, plan, [0], pairs, data, None, None, None, sentences, None, tensorboard, "cpu", 2, output)
     return load_file(next((output / "seed0").glob("*.safetensors"))), (output / "seed0/curve.csv").read_text()
+
+
+def trains_and_loads(backbone, part, pairs, folder):
+    """Train a whole model whose checkpoint is of layout `row`; load it by the lines that its card has."""
+    changed, _ = run(backbone, recipe(max_steps=2), pairs, folder, folder / "out")
+    fresh = family(backbone.family).build(backbone, folder).model
+    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+    fresh.load_state_dict(load_file(folder / "out/seed0/model.safetensors"))
+    assert changed.keys() == before.keys()
+    assert any(not torch.equal(before[name], changed[name]) for name in before if part in name)
+    about = {"backbone": "mine", "recipe": json.loads(to_json(recipe())), "trainable": "all", "seed": 0}
+    assert 'backbones["mine"]' in card(about, "row", "a title")
 
 
 def close(a, b, atol):
