@@ -103,6 +103,7 @@ def test_what_is_wrong_with_a_triplet_is_listed_and_counted(folder, line, messag
     with pytest.raises(UserError, match="1 of 4 triplets are unusable, more than reject_limit"):
         triplets(folder, "megapairs", 0.1, 2, folder / "strict")
     assert not (folder / "strict").exists()
+    assert message in (folder / "strict.rejects.csv").read_text().replace('""', '"')
 
 
 def test_a_file_without_a_line_is_no_matter_of_limits(folder):
@@ -163,6 +164,8 @@ def test_triplets_of_pairs_name_a_neighbour_and_mean_the_pair(pairs):
         made = {t.format(a=a, b=b) for t in TEMPLATES for a in captions[query] for b in captions[between]}
         assert texts[text] in made
     assert not len(read_parquet(pairs / "out/images.parquet"))
+    with pytest.raises(UserError, match=r"can't read .*nowhere/image.npy: .*run `infer` again"):
+        compose(pairs / "pairs", pairs / "nowhere", 2, pairs / "none")
     with pytest.raises(UserError, match="--neighbours is 0, expected 1 or more"):
         compose(pairs / "pairs", pairs / "features", 0, pairs / "none")
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gcl.common.arrays import MODALITIES
+from gcl.common.arrays import MODALITIES, read_array
 from gcl.common.devices import has_cuda
 from gcl.data.items import write_benchmark
-from gcl.infer.store import read_array, rows_of
+from gcl.infer.store import rows_of
 from gcl.retrieve.biases import BIASES, biases, equal_weights, write_bank
 from gcl.retrieve.calibration import fit, write_calibration
 from gcl.retrieve.exact import NO_ROW, from_keys, kept, members_of, merged, to_keys, top_k

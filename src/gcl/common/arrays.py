@@ -1,5 +1,8 @@
 """Arrays and modalities: the few names that every room shares."""
 
+from pathlib import Path
+from tokenize import TokenError
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,3 +59,14 @@ def fuse(image: Floats | None, text: Floats | None, fusion: str) -> Floats:
     if fusion == "sum_unit":
         parts = [unit(part) for part in parts]
     return unit(sum(parts[1:], parts[0]).astype(np.float32, copy=False))
+
+
+def read_array(path: Path) -> Floats:
+    """Map an array that `infer` wrote; a missing or cut file is a ValueError that names it."""
+    try:
+        array: Floats = np.load(path, mmap_mode="r")
+        if array.ndim != 2 or array.dtype != np.float32:
+            raise UserError(f"{array.ndim} dimensions of {array.dtype}, expected rows of float32")
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, OverflowError) as error:
+        raise UserError(f"can't read {path}: {error}; delete {path.parent} and run `infer` again") from error
+    return array

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from gcl.common.arrays import Floats, Ints
+from gcl.common.arrays import Floats, Ints, read_array
 from gcl.common.command import digest, parser, run
 from gcl.common.devices import claim_gpu
 from gcl.common.errors import UserError
@@ -32,7 +32,6 @@ from gcl.infer.foreign import infer_foreign
 from gcl.infer.model_folder import read_export
 from gcl.infer.resumable import Growing, move_into_place
 from gcl.infer.session import open_session
-from gcl.infer.store import read_array
 
 CHUNK = 1024  # rows, a multiple of JOINED, after which what is done is kept
 JOINED = 128  # images, a multiple of a batch, whose texts are sorted by length together; their tokens are held

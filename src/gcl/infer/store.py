@@ -4,13 +4,12 @@ import os
 from collections.abc import Sequence
 from mmap import mmap
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gcl.common.arrays import Floats
+from gcl.common.arrays import Floats, read_array
 from gcl.common.errors import UserError
 
 
@@ -73,17 +72,6 @@ class Outputs(NamedTuple):
     image: Floats | Stacked  # (images, D)
     text: Floats | Stacked  # (texts, D)
     fused: Floats | Stacked | None = None  # (combinations, D), in the order of records.fused_keys
-
-
-def read_array(path: Path) -> Floats:
-    """Map an array that `infer` wrote; a missing or cut file is a ValueError that names it."""
-    try:
-        array: Floats = np.load(path, mmap_mode="r")
-        if array.ndim != 2 or array.dtype != np.float32:
-            raise UserError(f"{array.ndim} dimensions of {array.dtype}, expected rows of float32")
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, OverflowError) as error:
-        raise UserError(f"can't read {path}: {error}; delete {path.parent} and run `infer` again") from error
-    return array
 
 
 def read_outputs(folders: Sequence[Path], shared: Path | None = None) -> Outputs:

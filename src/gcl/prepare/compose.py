@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gcl.common.arrays import Floats, Ints, unit
+from gcl.common.arrays import Floats, Ints, read_array, unit
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path
@@ -73,7 +73,7 @@ def compose(pairs: Path, features: Path, neighbours: int, output: Path) -> dict[
         raise UserError(f"--neighbours is {neighbours}, expected 1 or more triplets of a pair")
     prepared = read_pairs(pairs)
     texts = read_parquet(pairs / "texts.parquet")["text"].to_pylist()
-    outputs: Floats = np.load(features / "image.npy", mmap_mode="r")
+    outputs = read_array(features / "image.npy")
     images = prepared.image_rows
     if images.max() >= len(outputs):
         raise UserError(f"{features} has {len(outputs)} images, the pairs name row {images.max()}; run `infer` again")

@@ -150,9 +150,10 @@ def triplets(data: Path, form: str, reject_limit: float, workers: int, output: P
         raise UserError(f"{data} holds no triplet: {' and '.join(FORMS[form][0])} have no lines")
     kept, digests, rejects = usable(every, workers)
     if not kept or len(rejects) > reject_limit * len(every):
+        write_rejects(listing := output.with_name(f"{output.name}.rejects.csv"), rejects)
         raise UserError(
             f"{data}: {len(rejects)} of {len(every)} triplets are unusable, more than reject_limit "
-            f"{reject_limit:.1%} allows; first: {': '.join(filter(None, rejects[0]))}"
+            f"{reject_limit:.1%} allows, all are listed in {listing}; first: {': '.join(filter(None, rejects[0]))}"
         )
     if rejects:
         log.warning("%d triplets unusable, of %d: listed in rejects.csv", len(rejects), len(every))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from gcl.common.arrays import read_array
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path
 from gcl.common.progress import progress
@@ -138,7 +139,7 @@ def make_task(
             raise UserError(f"family {backbone.family} has no logit scale to learn; give a temperature")
     sentences = None
     if paths.sentences is not None and recipe.loss.separation:
-        sentences = normalize(torch.from_numpy(np.load(paths.sentences / "text.npy")), dim=1)
+        sentences = normalize(torch.from_numpy(np.array(read_array(paths.sentences / "text.npy"))), dim=1)
     return StepSetting(encode, recipe.loss, weights, scale, full.chunk, rank, autocast, sentences)
 
 

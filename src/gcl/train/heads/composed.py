@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from gcl.common.arrays import read_array
 from gcl.common.errors import UserError
 from gcl.data.triplets import read_triplets
 from gcl.losses.composed import composed_loss, slerp
@@ -55,9 +56,8 @@ def read_composed(triplets: Path, features: Path, features_of_pairs: Path) -> Co
     found = read_triplets(triplets)
     check_towers(features, features_of_pairs)
     own = features / "image.npy"
-    images, text = (
-        np.load(p) for p in (own if own.exists() else features_of_pairs / "image.npy", features / "text.npy")
-    )
+    images = np.array(read_array(own if own.exists() else features_of_pairs / "image.npy"))
+    text = np.array(read_array(features / "text.npy"))
     for name, rows in found.columns.items():
         if rows.max() >= len(images if name.endswith("image") else text):
             raise UserError(f"{features} has fewer rows than {triplets} names as {name}; run `infer` again")

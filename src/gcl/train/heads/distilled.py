@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from gcl.common.arrays import read_array
 from gcl.common.errors import UserError
 from gcl.train.heads.outputs import Heads, check_towers, outputs_of
 
@@ -44,7 +45,7 @@ def read_taught(folder: Path, seed: int, features_of_pairs: Path) -> Taught:
     check_towers(folder, features_of_pairs)
     with np.load(path) as file:
         arrays = {name: torch.from_numpy(file[name]) for name in file.files}
-    images, text = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("image", "text"))
+    images, text = (torch.from_numpy(np.array(read_array(folder / f"{name}.npy"))) for name in ("image", "text"))
     return Taught(images, text, arrays, arrays.pop("scores"))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from gcl.common.arrays import read_array
 from gcl.common.errors import UserError
 from gcl.common.progress import progress
 from gcl.config.recipes import Recipe
@@ -47,7 +48,7 @@ def read_features(pairs: Path, features: Path, sentences: Path | None) -> Featur
     prepared = read_pairs(pairs)
 
     def read(name: str) -> Tensor:
-        return torch.from_numpy(np.load(features / f"{name}.npy"))
+        return torch.from_numpy(np.array(read_array(features / f"{name}.npy")))
 
     image, flipped = read("image"), read("image_flipped")
     rows = torch.from_numpy(prepared.image_rows.copy())
@@ -66,7 +67,7 @@ def read_features(pairs: Path, features: Path, sentences: Path | None) -> Featur
         torch.tensor(padded),
         torch.from_numpy(together),
         torch.tensor([len(row) for row in prepared.text_rows]),
-        None if sentences is None else normalize(torch.from_numpy(np.load(sentences / "text.npy")), dim=1),
+        None if sentences is None else normalize(torch.from_numpy(np.array(read_array(sentences / "text.npy"))), dim=1),
     )
 
 
