@@ -15,7 +15,7 @@ from gcl.prepare.benchmarks import reader_of
 from gcl.prepare.benchmarks.own import Options as HeldOut
 from gcl.prepare.pairs import reader_of_pairs
 from gcl.prepare.triplets import FORMS
-from gcl.rerank.lists import FIRST_STAGE, JOINT, SECOND_STAGES
+from gcl.rerank.lists import FIRST_STAGE, READING, SECOND_STAGES
 from gcl.retrieve.calibration import MODES
 
 
@@ -93,7 +93,9 @@ def check_rerank(project: Project, experiment: Experiment) -> None:
     if trains in project.config.benchmarks:
         raise UserError(f"{where}: {trains} would train the re-ranker and measure it; leave it out of benchmarks")
     reader = project.config.reader
-    if JOINT in stages and lookup(project.backbones, reader, "reader", "config/backbones.yaml").family != "vista":
+    if {*READING} & {*stages} and lookup(
+        project.backbones, reader, "reader", "config/backbones.yaml"
+    ).family != "vista":
         raise UserError(f"{where}: reader {reader} reads no image tokens; give a backbone of family vista")
 
 

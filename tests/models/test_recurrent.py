@@ -57,7 +57,7 @@ def test_the_cell_is_the_official_one(name, tokens):
         found = one.tokens.expand(5, -1, -1)
         for image, text in zip(given["image"], given["text"], strict=True):
             found = one(found, {"image": image, "text": text}, there)
-    torch.testing.assert_close(found, given["out"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, given["out"], rtol=1e-6, atol=1e-6)
 
 
 LAYERS, SIZES = ([3, 5], [4, 4]), Sizes(width=8, tokens=2, heads=2, hidden=6)
@@ -194,3 +194,17 @@ def test_layers_that_do_not_match_are_refused(config, message):
 
 def test_whole_models_train_and_their_checkpoints_load(built, tmp_path, pairs):  # noqa: F811 - a fixture
     trains_and_loads(row(), "head", pairs, tmp_path)
+
+
+def test_late_interaction_trains_and_its_tokens_are_unit_vectors(data):
+    def several(image, text):
+        return Recurrent(*LAYERS, SIZES, 16, late=2)
+
+    state, curve = train_heads(data, PLAN, several, "native", 16, 0, None, "test", late=2)
+    assert curve[-1]["loss"] < 0.7 * curve[0]["loss"]
+    with torch.inference_mode():
+        found = OfModality(stored_cell(several(8, 8), state), "image_text")(data.fused)
+    assert found.shape == (64, 32)
+    torch.testing.assert_close(found.view(64, 2, 16).norm(dim=2), torch.full((64, 2), 2**-0.5))
+    with pytest.raises(UserError, match="late: 3 vectors of an item, and the cell has 2 tokens"):
+        Recurrent(*LAYERS, SIZES, 16, late=3)

@@ -16,6 +16,7 @@ from gcl.common.files import sha256_file
 from gcl.config.backbones import Preprocess
 from gcl.config.recipes import Distil, Recipe
 from gcl.data.records import Pair, write_pairs
+from gcl.rerank.adapter_model import Adapter
 from gcl.rerank.features import Items
 from gcl.rerank.fit_joint import Trained, chosen_share, drawn, export_joint, sides, train_joint
 from gcl.rerank.joint import Contents, ImageTokens, JointReranker
@@ -30,8 +31,8 @@ from support.heads import CL, KEYS, heads, made_up
 WIDTH, PAD = 16, 0
 
 
-@pytest.fixture(scope="module")
-def model():
+@pytest.fixture(scope="module", params=[Joint, Adapter])
+def model(request):
     """A network on a BERT of random weights, small, with a last layer that is not zero."""
     from transformers import AutoConfig, AutoModel
 
@@ -39,9 +40,10 @@ def model():
     text = AutoConfig.for_model(
         "bert", hidden_size=WIDTH, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, vocab_size=40
     )
-    joint = Joint(AutoModel.from_config(text, add_pooling_layer=False), start=1, pad=PAD)
-    torch.nn.init.normal_(joint.linear.weight)
-    return joint.eval()
+    network = request.param(AutoModel.from_config(text, add_pooling_layer=False), start=1, pad=PAD)
+    if request.param is Joint:
+        torch.nn.init.normal_(network.linear.weight)
+    return network.eval()
 
 
 @pytest.fixture
@@ -66,8 +68,25 @@ def lists_of(rng, queries=4, k=6):
     return RankedLists(ranking, lengths, asked, items(n), rng.normal(size=n).astype(np.float32))
 
 
+def adapted_by_hand(model, contents, query, candidate):
+    """Look at one pair with nothing masked."""
+    sides = []
+    for image, text in (query, candidate):
+        parts = [torch.from_numpy(contents.images[[image]])] if image >= 0 else []
+        words = contents.ids[text] if text >= 0 else []
+        parts.append(model.text(torch.tensor([[1, *words]])).last_hidden_state)
+        sides.append(torch.cat(parts, 1))
+    state = model.tokens[None]
+    state = state + model.look(state, sides[1], sides[1])[0]
+    state = state + model.ask(state, sides[0], sides[0])[0]
+    vector, wanted = model.norm(model.mlp(state.mean(1)))[0], sides[0].mean(1)[0]
+    return (vector @ wanted / vector.norm() / wanted.norm() / 0.07).item()
+
+
 def by_hand(model, contents, query, candidate):
     """Read one pair with nothing masked: only the vectors that are there, in their order."""
+    if isinstance(model, Adapter):
+        return adapted_by_hand(model, contents, query, candidate)
     words, parts, types = model.text.embeddings.word_embeddings, [], []
     parts.append(words(torch.tensor([[1]])))
     types.append(0)
@@ -105,9 +124,10 @@ def test_graphs_give_torchs_scores_and_a_pair_is_read_once(model, contents, rng,
     )
 
 
+@pytest.mark.parametrize("model", [Joint], indirect=True)
 def test_it_begins_as_the_first_stage_and_learns(model, contents, rng, monkeypatch):
     """What is relevant: the candidate whose text is the query's."""
-    monkeypatch.setattr("gcl.rerank.fit_joint.RATE", 1e-2)  # a network that small, of random weights
+    monkeypatch.setattr("gcl.rerank.joint_model.Joint.rate", 1e-2)  # a network that small, of random weights
     monkeypatch.setattr("gcl.rerank.fit_joint.STEPS", 150)
     joint = Joint(model.text, start=1, pad=PAD)
     n, k = 40, 6

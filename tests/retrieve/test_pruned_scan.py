@@ -28,7 +28,7 @@ def obvious(vectors, modalities, queries, k):
     """Every score, sorted."""
     found = []
     for query in queries:
-        for q, factor, offset in zip(*query, strict=True):
+        for q, factor, offset in zip(*query[:3], strict=True):
             scores = [
                 np.float32(sum(float(a) * float(b) for a, b in zip(q, v, strict=True)) * factor[m] + offset[m])
                 for v, m in zip(vectors, modalities, strict=True)

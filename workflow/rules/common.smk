@@ -20,7 +20,7 @@ from gcl.data.own import fingerprint, is_unpinned
 from gcl.prepare.hold_out import HELD_OUT
 from gcl.prepare.pairs import forms
 from gcl.registries import check
-from gcl.rerank.lists import JOINT, SECOND_STAGES
+from gcl.rerank.lists import READING, SECOND_STAGES
 from gcl.retrieve.biases import BIASES
 
 PROJECT = load(config)
@@ -42,6 +42,7 @@ wildcard_constraints:
     recipe="|".join(RECIPES),
     benchmark="|".join(CONFIG.embedded),
     stage="|".join(SECOND_STAGES),
+    network="|".join(READING),
     triplets="|".join([*PROJECT.datasets, r"composed\.[0-9]+"]),
     part="|".join(re.escape(part) for name in (CONFIG.pairs, *CONFIG.embedded) for part in part_names(PROJECT, name)),
 
@@ -94,6 +95,12 @@ def benchmark_source(wildcards):
     if is_own(wildcards.benchmark):
         return [f"{R}/prepared/{CONFIG.pairs}"]
     return [f"data/{name}/fetched.json" for name in benchmark_datasets(wildcards.benchmark)]
+
+
+def captions_file(wildcards):
+    """The captions that a benchmark's images are written as, where its row names some."""
+    captions = PROJECT.benchmarks[wildcards.benchmark].captions
+    return [captions.file] if captions else []
 
 
 def data_folder(benchmark):
@@ -281,7 +288,7 @@ def rerankers(wildcards):
     """What ranks a recipe's runs again, and what a joint one reads with."""
     stages = second_stages(wildcards.recipe)
     inputs = {"reranker": [f"{R}/rerankers/{wildcards.backbone}/{wildcards.recipe}/{stage}" for stage in stages]}
-    if JOINT in stages:
+    if {*READING} & {*stages}:
         inputs["tokens"] = f"{R}/onnx/{CONFIG.reader}/towers"
     return inputs
 

@@ -103,6 +103,7 @@ rule prepare_benchmark:
     """Turn {wildcards.benchmark} into canonical queries, pools and qrels"""
     input:
         source=benchmark_source,
+        captions=captions_file,
         code=reader_code("prepare"),
     output:
         directory(f"{R}/prepared/{{benchmark}}"),

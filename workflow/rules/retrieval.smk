@@ -208,17 +208,17 @@ rule fit_reranker:
 
 
 rule fit_joint:
-    """Train a re-ranker of {wildcards.recipe} that reads both together, on {CONFIG.reranker}"""
+    """Train {wildcards.network}, a re-ranker of {wildcards.recipe} with both in sight, on {CONFIG.reranker}"""
     input:
         unpack(lambda w: rerank_inputs(w.backbone, w.recipe, CONFIG.reranker)),
         tokens=f"{R}/onnx/{CONFIG.reader}/towers",
         weights=lambda w: fetched_lists([CONFIG.reader]),
         code=lambda w: code("rerank.fit_joint", f"models.{PROJECT.backbones[CONFIG.reader].family}"),
     output:
-        directory(f"{R}/rerankers/{{backbone}}/{{recipe}}/joint"),
+        directory(f"{R}/rerankers/{{backbone}}/{{recipe}}/{{network}}"),
     log:
-        err=f"{R}/logs/{{backbone}}/{{recipe}}/fit_joint.log",
-        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/fit_joint.json",
+        err=f"{R}/logs/{{backbone}}/{{recipe}}/fit_{{network}}.log",
+        manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/fit_{{network}}.json",
     conda:
         ENVIRONMENT
     resources:
@@ -228,7 +228,7 @@ rule fit_joint:
         paths=flags("run", "prepared", "embeddings", "tokens"),
         row=lambda w: to_json(PROJECT.backbones[CONFIG.reader]),
     shell:
-        "python -m gcl.rerank.fit_joint {params.paths:q} --backbone {params.row:q}"
+        "python -m gcl.rerank.fit_joint {params.paths:q} --network {wildcards.network} --backbone {params.row:q}"
         " --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
 
 

@@ -84,12 +84,12 @@ class Embedder:
             vector = (np.array([[term.weight for term in terms]], np.float32) @ parts).astype(np.float32)
             if np.linalg.norm(vector) < 1e-6:
                 raise UserError("the terms of the query cancel each other: nothing is left to look for")
-        return self.query_of(unit(vector)[0], modality)
+        return self.query_of(unit(vector, self.model.late)[0], modality)
 
     def query_of(self, vector: Floats, modality: str) -> Query:
         """Return the query that a (D,) unit vector of an item of a modality is."""
         factors, offsets = affine(self.mode, modality, MODALITIES, self.stats)
-        return Query(np.array(vector, np.float32)[None], factors[None], offsets[None])
+        return Query(np.array(vector, np.float32)[None], factors[None], offsets[None], self.model.late)
 
 
 def model_hash(folder: Path, memory: Path) -> str:

@@ -69,7 +69,7 @@ class GCLSearch:
         names, vectors, modalities = self.embedded(queries)
         scales = [affine(self.embedder.mode, MODALITIES[code], MODALITIES, self.embedder.stats) for code in modalities]
         factors, offsets = (np.array([pair[n] for pair in scales]).reshape(-1, 3) for n in range(2))
-        asked = Query(vectors, factors, offsets)
+        asked = Query(vectors, factors, offsets, self.embedder.model.late)
         if top_ranked is None:
             _, rows = best_rows([asked], self.pool(np.arange(len(self.ids))), top_k, self.device)
             return {name: ranks([self.ids[row] for row in own]) for name, own in zip(names, rows, strict=True)}

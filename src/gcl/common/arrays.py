@@ -1,5 +1,6 @@
 """Arrays and modalities: the few names that every room shares."""
 
+import math
 from pathlib import Path
 from tokenize import TokenError
 
@@ -35,20 +36,23 @@ def norms(vectors: Floats) -> Floats:
     return length
 
 
-def unit(vectors: Floats) -> Floats:
-    """Scale rows of (..., D) to length 1.
+def unit(vectors: Floats, late: int = 1) -> Floats:
+    """Scale rows of (..., D) to length 1; rows that are `late` vectors, one after the other, each to the same length.
 
     Raises:
         UserError: as `norms`.
     """
+    if late > 1:
+        apart = vectors.reshape(*vectors.shape[:-1], late, -1)
+        return (unit(apart) / np.float32(math.sqrt(late))).reshape(vectors.shape)
     return (vectors / norms(vectors)).astype(np.float32, copy=False)
 
 
-def fuse(image: Floats | None, text: Floats | None, fusion: str) -> Floats:
+def fuse(image: Floats | None, text: Floats | None, fusion: str, late: int = 1) -> Floats:
     """Return unit vectors of items from their (n, D) tower outputs; one of the two may be absent.
 
     sum_raw adds the raw outputs and normalises once (UniIR); sum_unit gives both the same weight. A native
-    fusion has an output of its own for both: give it as either.
+    fusion has an output of its own for both: give it as either. `late` as of `unit`.
 
     Raises:
         UserError: neither is given, or as `norms`.
@@ -58,7 +62,7 @@ def fuse(image: Floats | None, text: Floats | None, fusion: str) -> Floats:
         raise UserError("an item has neither image nor text")
     if fusion == "sum_unit":
         parts = [unit(part) for part in parts]
-    return unit(sum(parts[1:], parts[0]).astype(np.float32, copy=False))
+    return unit(sum(parts[1:], parts[0]).astype(np.float32, copy=False), late)
 
 
 def read_array(path: Path) -> Floats:

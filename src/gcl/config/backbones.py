@@ -28,6 +28,7 @@ class Backbone:
     model_cfg: dict[str, Any] = field(default_factory=dict)  # open_clip's model config, or VISTA's
     weights: dict[str, str] = field(default_factory=dict)  # part of the model -> "dataset/path" of its file
     fusion: Literal["sum_raw", "sum_unit", "native"]
+    late: Count = 1  # vectors of an item, each compared with each of a candidate's (maxsim); 1: one vector
     preprocess: Preprocess | None = None  # none: what open_clip records of the model
     tokenizer: str | None = None  # "dataset/path" of a tokenizer.json; none: CLIP's own
     context: Count | None = None  # tokens; none: the model's

@@ -26,6 +26,14 @@ class ImagesFrom:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Captions:
+    """What is written of a benchmark's images, which its items have in their place or beside them."""
+
+    file: str  # JSON lines of image and caption, gcl.prepare.textualise
+    keep_images: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TaskFacts:
     """What is known of a task beforehand; numbers are checked when it is read."""
 
@@ -44,6 +52,7 @@ class Benchmark:
 
     dataset: str = ""  # a row of datasets.yaml; none: the pairs of the config
     images: ImagesFrom | None = None  # none: beside the annotations
+    captions: Captions | None = None  # none: images are images
     reader: str  # a module of gcl.prepare.benchmarks
     split: str
     title: str

@@ -46,8 +46,10 @@ class Config:
     backbones: Annotated[list[str], Field(min_length=1)]
     benchmarks: Annotated[list[str], Field(min_length=1)]
     submissions: list[str] = field(default_factory=list)  # benchmarks with hidden labels: files for their servers
-    reranker: str | None = None  # the benchmark that trains re-rankers, for calibrations `rerank` and `joint`
-    reader: str = "vista_lite_25"  # the backbone whose image tokens and text encoder calibration `joint` reads with
+    reranker: str | None = (
+        None  # the benchmark that trains re-rankers, for calibrations `rerank`, `joint` and `adapter`
+    )
+    reader: str = "vista_lite_25"  # the backbone whose image tokens and text encoder `joint` and `adapter` read with
     experiments: Annotated[list[Experiment], Field(min_length=1)]
     device: Literal["auto", "cuda", "cpu"] = "auto"
     processes: Count = 1  # of full training, one per GPU, started by torchrun

@@ -75,7 +75,7 @@ class Triplets:
 class Distil:
     """The order of a re-ranker's lists, beside the pairs: those that rank `init` again on the config's `reranker`."""
 
-    of: Literal["rerank", "joint"] = "rerank"  # which second stage
+    of: Literal["rerank", "joint", "adapter"] = "rerank"  # which second stage
     weight: Positive = 1.0  # of its loss, gcl.train.heads.distilled; that of the pairs has 1
 
 

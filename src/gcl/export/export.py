@@ -58,6 +58,7 @@ def write_export(folder: Path, kind: str, name: str, backbone: Backbone, more: d
         "kind": kind,
         "takes": "features" if kind == "heads" else "pixels and token ids",
         "fusion": backbone.fusion,
+        **({"late": backbone.late} if backbone.late > 1 else {}),
         "dtype": "float32",
         "graphs": {p.stem: {"file": p.name, "sha256": sha256_file(p)} for p in sorted(folder.glob("*.onnx"))},
     }

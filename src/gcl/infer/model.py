@@ -65,6 +65,7 @@ class Model:
         if "encoder" in about:
             raise UserError(f"{folder} describes {about['encoder']['model']}, which is opened by its own library")
         self.fusion: str = about["fusion"]
+        self.late: int = about.get("late", 1)
         self.encoder = open_encoder(self.folder, device, threads, graphs)
         self.width = width_of(self.encoder.image if self.encoder.text is None else self.encoder.text)
 
@@ -79,7 +80,8 @@ class Model:
             texts: n texts, None where an item has none.
 
         Returns:
-            (n, D) float32 unit vectors.
+            (n, D) float32 unit vectors; of a model of late interaction each is `late` vectors, one after the other,
+            which `gcl.search(..., late=model.late)` compares.
 
         Raises:
             UserError: lists of different lengths, an item without both, or an unreadable picture; names it.
@@ -98,10 +100,15 @@ class Model:
         raw = self.outputs(images or [None] * n, texts or [None] * n)
         found = np.empty((n, self.width), np.float32)
         only_image, only_text, both = raw.by_modality()
-        found[only_image], found[only_text] = unit(raw.image[only_image]), unit(raw.text[only_text])
+        found[only_image] = unit(raw.image[only_image], self.late)
+        found[only_text] = unit(raw.text[only_text], self.late)
         if len(both):
             is_native = self.encoder.fused is not None
-            found[both] = unit(raw.fused[both]) if is_native else fuse(raw.image[both], raw.text[both], self.fusion)
+            found[both] = (
+                unit(raw.fused[both], self.late)
+                if is_native
+                else fuse(raw.image[both], raw.text[both], self.fusion, self.late)
+            )
         return found
 
     def outputs(self, images: Sequence[Picture | None], texts: Sequence[str | None]) -> RawOutputs:

@@ -68,7 +68,7 @@ def gcl_loss(
     directions: Mapping[str, float],
     denominator: str,
     temperature: float | Tensor,
-    mrequest: Tensor | None = None,
+    masked: Tensor | None = None,
     rows: slice | None = None,
     mix: Tensor | None = None,
 ) -> Tensor:
@@ -79,7 +79,7 @@ def gcl_loss(
         directions: "a>b" -> weight, for instance {"image>text": 1, "text>image": 1}.
         denominator: a rule of the table above.
         temperature: t, above 0; a tensor gets its gradient too.
-        mrequest: (2, P) pairs of samples that are no negatives of each other, each in one of its orders.
+        masked: (2, P) pairs of samples that are no negatives of each other, each in one of its orders.
         rows: add up these samples j only, with the same factor; parts over all samples add up to the loss.
         mix: (2, N) float64, where image+text vectors are mix[0] * image + mix[1] * text: then `vectors` are those of
             images and texts, (2, N, D), which takes half the time.
@@ -114,7 +114,7 @@ def gcl_loss(
     if mix is None:
         mix = stacked.new_zeros(2, 0, dtype=torch.float64)
     start, stop, _ = (rows or slice(None)).indices(stacked.shape[1])
-    what = Request(weights, denominator, mrequest, slice(start, stop))
+    what = Request(weights, denominator, masked, slice(start, stop))
     loss: Tensor = _ClosedForm.apply(stacked, mix, temperature, what)
     return loss
 
@@ -152,7 +152,7 @@ class Request(NamedTuple):
 
     weights: dict[tuple[int, int], float]  # (a, b) -> w_ab
     rule: str
-    mrequest: Tensor | None
+    masked: Tensor | None
     rows: slice
 
     def pairs(self) -> set[tuple[int, int]]:
@@ -170,7 +170,7 @@ class _ClosedForm(torch.autograd.Function):
         grid = Grid(n, request.rows, tile_size(vectors.device, is_mixed))
         unordered = {(min(pair), max(pair)) for pair in pairs}
         source = Mixed(vectors, mix, grid, t) if is_mixed else Free(vectors, unordered, grid, t)
-        hidden = Hidden(request.mrequest, grid, vectors.device)
+        hidden = Hidden(request.masked, grid, vectors.device)
         shift = constant_shift(n, t, vectors.dtype)
         tiles: Iterable[tuple[Tile, Blocks]] = exponentials(source, hidden, shift)
         if len(grid.parts) == 1 and (is_mixed or len(unordered) == 1):  # the only tile serves both steps

@@ -1,8 +1,8 @@
 """Two frozen towers, whose layers a recurrent cell fuses one after the other (ReT, arXiv 2503.01980).
 
 The towers' outputs are the means of all their layers, one after the other; what heads are to other families the cell
-is here. ReT reads all tokens of each layer and compares K vectors of query and document; here a layer is one token, and
-the mean of the K is one vector.
+is here. ReT reads all tokens of each layer; here a layer is one token. It compares the K vectors of a query with those
+of a document, as rows with `late: K` do; without, the mean of the K is one vector.
 """
 
 import copy
@@ -35,7 +35,7 @@ def build(backbone: Backbone, data: Path) -> Built:
     tokenizer = load_tokenizer(data / backbone.tokenizer, context)
     config = copy.deepcopy(backbone.model_cfg)
     config["text"] = text_config(config, backbone, data)
-    model = RecurrentModel(config)
+    model = RecurrentModel(config, backbone.late)
     load_trunk(model.trunk, config, data / backbone.weights["image"])
     text = data / backbone.weights["text"]
     load_by_name(model.bert, read_weights(text), str(text))
@@ -96,7 +96,7 @@ def cell(backbone: Backbone, image: int, text: int) -> "nn.Module":
                 f"model_cfg.layers.{side} is {widths[side]}, {sum(widths[side])} in all; the towers give {found}"
             )
     sizes = sizes_of(backbone.model_cfg)
-    return Recurrent(widths["image"], widths["text"], sizes, backbone.model_cfg["embed_dim"])
+    return Recurrent(widths["image"], widths["text"], sizes, backbone.model_cfg["embed_dim"], backbone.late)
 
 
 FAMILY = Family(build, towers, cell=cell)

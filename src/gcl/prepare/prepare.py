@@ -26,6 +26,7 @@ from gcl.prepare.benchmarks import reader_of
 from gcl.prepare.benchmarks.own import Options as HeldOut
 from gcl.prepare.hold_out import HELD_OUT, hold_out
 from gcl.prepare.pairs import reader_of_pairs
+from gcl.prepare.textualise import read_captions, textualised
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,8 @@ def prepare_benchmark(
     """
     contents = with_facts(reader_of(row.reader).read(data, images, row), row)
     check_counts(contents, row)
+    if row.captions is not None:
+        contents = textualised(contents, read_captions(Path(row.captions.file)), images, row.captions.keep_images)
     if max_queries is not None:
         contents = first_queries(contents, max_queries)
     locations = list({image: None for items in contents.tables.values() for item in items for image in item.images})

@@ -18,7 +18,11 @@ from gcl.score.statistics import Result, averages, difference, of_seeds, pools_o
 
 HIDDEN_OPTIONS = ("tasks", "mixed", "annotations")  # say what is read, not how
 SHOWN_CALIBRATION = "center_zscore"  # beside none, in the summary
-SECOND_STAGES = {"rerank": "rerank ranks its first 50 again", "joint": "joint its first 20"}  # beside both
+SECOND_STAGES = {  # beside both
+    "rerank": "rerank ranks its first 50 again",
+    "joint": "joint its first 20",
+    "adapter": "adapter its first 20",
+}
 ABOUT_POOLS = """The global pool holds
 candidates of {all} modalities, a local pool those of one. """
 

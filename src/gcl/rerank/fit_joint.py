@@ -1,4 +1,4 @@
-"""Train a re-ranker that reads query and candidate together, on a benchmark the model was not trained on.
+"""Train a re-ranker that has query and candidate in sight together, on a benchmark the model was not trained on.
 
 In:  a run on that benchmark with its ranking by center_zscore, the benchmark as prepared, and a backbone of family
      vista: its exported image tower gives image tokens, its text encoder is what reads.
@@ -30,15 +30,18 @@ from gcl.export.export import compare
 from gcl.export.graphs import export_module
 from gcl.infer.session import open_session
 from gcl.models import Graph, family
+from gcl.rerank.adapter_model import Adapter
 from gcl.rerank.fit_reranker import relevance_of
 from gcl.rerank.joint import Contents, read_contents
 from gcl.rerank.joint_model import Joint, Side
-from gcl.rerank.lists import FIRST_STAGE, JOINT, Lists, RankedLists, seeds_of
+from gcl.rerank.lists import ADAPTER, FIRST_STAGE, JOINT, Lists, RankedLists, seeds_of
 
-STEPS, RATE, DECAY, CLIP = 120, 2e-4, 1e-2, 1.0
+STEPS, DECAY, CLIP = 120, 1e-2, 1.0
 QUERIES, CANDIDATES = 8, 6  # of a step, and of each of its queries
 WARMUP = 10  # steps
 HELD_OUT = 5  # of so many queries one, the last of them
+Network = Joint | Adapter
+NETWORKS: dict[str, type[Network]] = {JOINT: Joint, ADAPTER: Adapter}
 SHARES = (0.0, 0.25, 0.5, 1.0)  # of what is read
 
 
@@ -82,7 +85,7 @@ def drawn(lists: Trained, generator: np.random.Generator) -> Ints:
     return np.array(rows)
 
 
-def sides(model: Joint, lists: RankedLists, places: Ints, contents: Contents) -> tuple[Side, Side]:
+def sides(model: Network, lists: RankedLists, places: Ints, contents: Contents) -> tuple[Side, Side]:
     """Return both sides of some pairs; an image is compressed once for all of them."""
     both = [contents.side(items, places) for items in (lists.queries, lists.candidates)]
     rows = [np.maximum(items.images[places], 0) for items in (lists.queries, lists.candidates)]
@@ -96,7 +99,7 @@ def sides(model: Joint, lists: RankedLists, places: Ints, contents: Contents) ->
     return query, candidate
 
 
-def train_joint(model: Joint, found: list[Trained], contents: Contents, seed: int) -> None:
+def train_joint(model: Network, found: list[Trained], contents: Contents, seed: int) -> None:
     """Train the network in place.
 
     Raises:
@@ -106,10 +109,10 @@ def train_joint(model: Joint, found: list[Trained], contents: Contents, seed: in
     torch.set_flush_denormal(True)
     generator = np.random.default_rng(seed)
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=DECAY)
+    optimizer = torch.optim.AdamW(weights, lr=model.rate, weight_decay=DECAY)
     model.train()
     for step in progress(range(STEPS), f"train joint re-ranker seed {seed}", "step"):
-        optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / WARMUP) * (1 - step / STEPS)
+        optimizer.param_groups[0]["lr"] = model.rate * min(1, (step + 1) / WARMUP) * (1 - step / STEPS)
         lists = found[generator.integers(len(found))]
         places = drawn(lists, generator)
         first = torch.from_numpy(lists.lists.scores[places])
@@ -127,7 +130,7 @@ def train_joint(model: Joint, found: list[Trained], contents: Contents, seed: in
 class Compress(nn.Module):
     """The part that runs once for an image."""
 
-    def __init__(self, model: Joint) -> None:
+    def __init__(self, model: Network) -> None:
         """Take the whole network."""
         super().__init__()
         self.model = model
@@ -140,7 +143,7 @@ class Compress(nn.Module):
 class Read(nn.Module):
     """The part that runs for every pair."""
 
-    def __init__(self, model: Joint) -> None:
+    def __init__(self, model: Network) -> None:
         """Take the whole network."""
         super().__init__()
         self.model = model
@@ -151,7 +154,7 @@ class Read(nn.Module):
         return found
 
 
-def graphs_of(model: Joint, contents: Contents) -> dict[str, Graph]:
+def graphs_of(model: Network, contents: Contents) -> dict[str, Graph]:
     """Return both graphs, with examples of pairs that lack parts."""
     tokens = torch.from_numpy(contents.images[np.arange(3) % len(contents.images)])
     with torch.inference_mode():
@@ -170,7 +173,7 @@ def graphs_of(model: Joint, contents: Contents) -> dict[str, Graph]:
     }
 
 
-def chosen_share(model: Joint, found: list[Trained], contents: Contents) -> float:
+def chosen_share(model: Network, found: list[Trained], contents: Contents) -> float:
     """Return the share of what is read with which the lists that were held out lose least; the least on a tie."""
     losses = dict.fromkeys(SHARES, 0.0)
     for trained in found:
@@ -187,7 +190,7 @@ def chosen_share(model: Joint, found: list[Trained], contents: Contents) -> floa
     return min(SHARES, key=lambda share: losses[share])
 
 
-def export_joint(model: Joint, contents: Contents, folder: Path) -> dict[str, dict[str, float]]:
+def export_joint(model: Network, contents: Contents, folder: Path) -> dict[str, dict[str, float]]:
     """Write both graphs; return how far they are from torch."""
     parity = {}
     for name, graph in graphs_of(model, contents).items():
@@ -210,6 +213,7 @@ def fit_joint(
     tokens: Path,
     k: int,
     output: Path,
+    network: str = JOINT,
 ) -> None:
     """Train a re-ranker for each seed.
 
@@ -231,12 +235,12 @@ def fit_joint(
             for trained in found:
                 contents.prepare(trained.lists)
             torch.manual_seed(seed)
-            model = Joint(built.model.text, int(built.model.empty[0]), built.model.pad)
+            model = NETWORKS[network](built.model.text, int(built.model.empty[0]), built.model.pad)
             train_joint(model, found, contents, seed)
             weights = {"weight": model.weight.item(), "share": chosen_share(model, found, contents)}
             (folder / name).mkdir()
             parity = export_joint(model, contents, folder / name)
-            about = {"kind": JOINT, "k": k, "first_stage": FIRST_STAGE, "parity": parity} | weights
+            about = {"kind": network, "k": k, "first_stage": FIRST_STAGE, "parity": parity} | weights
             write_json(folder / name / "reranker.json", about | {"useful": sum(len(x.useful) for x in found)})
 
 
@@ -256,6 +260,7 @@ def main() -> None:
     )
     options.add_argument("--data", type=Path, default=Path("data"), help="folder of fetched data sets")
     options.add_argument("--tokens", required=True, type=Path, help="its exported towers")
+    options.add_argument("--network", default=JOINT, choices=NETWORKS, help="which; gcl/rerank/*_model.py (joint)")
     options.add_argument("--k", type=int, default=20, help="candidates of a query that are ranked again (20)")
     options.add_argument("--output", required=True, type=Path, help="folder to write")
     run(options, fit_joint)

@@ -30,6 +30,8 @@ class Side(NamedTuple):
 class Joint(nn.Module):
     """Compresses image tokens, and scores pairs."""
 
+    rate = 2e-4  # of its training, from a trained text encoder
+
     def __init__(self, text: Any, start: int, pad: int) -> None:
         """Take a transformers BERT, of which a copy is trained, and the token ids of [CLS] and of padding."""
         super().__init__()

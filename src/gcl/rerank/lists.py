@@ -23,8 +23,10 @@ from gcl.retrieve.item_vectors import DistinctTables
 from gcl.retrieve.run_file import Ranking, rankings
 
 FIRST_STAGE = "center_zscore"  # the calibration whose ranking is ranked again
-RERANK, JOINT = "rerank", "joint"  # what the new ranking has in its place: by features of pairs, by reading both
-SECOND_STAGES = (RERANK, JOINT)
+# What the new ranking has in its place: by features of pairs, by reading both, by looking at one as the other asks.
+RERANK, JOINT, ADAPTER = "rerank", "joint", "adapter"
+READING = (JOINT, ADAPTER)  # what `fit_joint` makes
+SECOND_STAGES = (RERANK, *READING)
 
 
 class Inputs(NamedTuple):

@@ -2,8 +2,8 @@
 
 In:  a run with its ranking by center_zscore, the benchmark as prepared, the model's and the frozen towers' outputs for
      it, the model's statistics, and what `gcl fit_reranker` or `gcl fit_joint` made on another benchmark.
-Out: the run with one more ranking for each re-ranker, seed, task and pool, whose calibration is called `rerank` or
-     `joint`. The candidates beyond the first k keep their places.
+Out: the run with one more ranking for each re-ranker, seed, task and pool, whose calibration is called `rerank`,
+     `joint` or `adapter`. The candidates beyond the first k keep their places.
 """
 
 import json
@@ -26,7 +26,7 @@ from gcl.infer.session import open_session
 from gcl.rerank.features import NAMES, pair_features
 from gcl.rerank.joint import JointReranker
 from gcl.rerank.lists import (
-    JOINT,
+    READING,
     Inputs,
     Lists,
     RankedLists,
@@ -84,7 +84,7 @@ def open_reranker(folder: Path, inputs: Inputs, tokens: Path | None) -> Reranker
     with made_by("fit_reranker", folder):
         about = json.loads((folder / "reranker.json").read_text(encoding="utf-8"))
         kind, k = str(about["kind"]), int(about["k"])
-    if kind == JOINT:
+    if kind in READING:
         weight, share = float(about["weight"]), float(about["share"])
         if not share:  # nothing that it reads helped
             return Reranker(kind, k, lambda lists: np.float32(weight) * lists.scores)

@@ -76,9 +76,10 @@ def calibrate(embeddings: Path, prepared: Path, onnx: Path, output: Path, bank: 
     with atomic_path(output) as folder:
         folder.mkdir()
         for name, (outputs, model) in models.items():
-            matched, fusion = matched_pairs(read_outputs([outputs]), prepared), read_export(model)["fusion"]
+            matched, about = matched_pairs(read_outputs([outputs]), prepared), read_export(model)
+            fusion, late = about["fusion"], about.get("late", 1)
             path = folder / f"{name}.json"
-            write_calibration(path, fit(matched.image, matched.text, fusion, matched.fused))
+            write_calibration(path, fit(matched.image, matched.text, fusion, matched.fused, late))
             if bank:
                 write_bank(bank_path(path), matched.bank(bank, fusion))
 

@@ -23,7 +23,9 @@ from gcl.common.errors import UserError
 from gcl.common.files import write_json
 from gcl.common.rows import made_by
 from gcl.retrieve.biases import BIASES, FACTOR
+from gcl.retrieve.exact import maxsim
 
+MEASURED = 1024  # pairs whose maxsim is taken for statistics
 MODES = ("none", "center", "gr_clip", "zscore", "center_zscore", *BIASES)
 
 
@@ -43,9 +45,9 @@ class Calibration(NamedTuple):
     scales: dict[str, dict[str, Scale]]
 
 
-def centered(outputs: Floats, mean: list[float]) -> Floats:
+def centered(outputs: Floats, mean: list[float], late: int = 1) -> Floats:
     """Remove the modality's mean from unit vectors, (n, D) -> (n, D) of length 1."""
-    return unit(unit(outputs) - np.asarray(mean, np.float32))
+    return unit(unit(outputs, late) - np.asarray(mean, np.float32), late)
 
 
 def vectors(
@@ -55,20 +57,21 @@ def vectors(
     fusion: str,
     stats: Calibration | None,
     fused: Floats | None = None,
+    late: int = 1,
 ) -> Floats:
     """Return the unit vectors that `mode` compares, from (n, D) outputs; `fused` takes the place of both."""
     if "center" not in mode and mode != "gr_clip":
-        return unit(fused) if fused is not None else fuse(image, text, fusion)
+        return unit(fused, late) if fused is not None else fuse(image, text, fusion, late)
     if stats is None:
         raise UserError(f"calibration '{mode}' needs statistics of training pairs, and the model has none")
     if fused is not None:
-        return centered(fused, stats.fused_mean or [])
+        return centered(fused, stats.fused_mean or [], late)
     if mode == "gr_clip" and image is not None and text is not None:
         means = np.asarray(stats.image_mean, np.float32) + np.asarray(stats.text_mean, np.float32)
         return unit(unit(image) + unit(text) - means)  # twice the published vector, before it is made unit
-    image = None if image is None else centered(image, stats.image_mean)
-    text = None if text is None else centered(text, stats.text_mean)
-    return fuse(image, text, "sum_raw")
+    image = None if image is None else centered(image, stats.image_mean, late)
+    text = None if text is None else centered(text, stats.text_mean, late)
+    return fuse(image, text, "sum_raw", late)
 
 
 def mismatched_scales(matched: Mapping[str, Floats]) -> dict[str, Scale]:
@@ -93,19 +96,34 @@ def mismatched_scales(matched: Mapping[str, Floats]) -> dict[str, Scale]:
     return scales
 
 
-def fit(image: Floats, text: Floats, fusion: str, fused: Floats | None = None) -> Calibration:
-    """Fit all statistics on the (N, D) raw outputs of N >= 3 matched training pairs."""
+def maxsim_scales(matched: Mapping[str, Floats], late: int) -> dict[str, Scale]:
+    """Mean and deviation of the maxsim of q_j and c_k over j != k, of at most MEASURED pairs, evenly spaced.
+
+    Args:
+        matched: (N, late * D) by modality, row j of each from the same pair.
+        late: vectors of an item.
+    """
+    count = len(next(iter(matched.values())))
+    rows = np.linspace(0, count - 1, min(count, MEASURED)).round().astype(np.int64)
+    some = {m: x[rows].astype(np.float64) for m, x in matched.items()}
+    others = ~np.eye(len(rows), dtype=bool)
+    found = {(q, c): maxsim(some[q], some[c], late)[others] for q in some for c in some}
+    return {f"{q}>{c}": Scale(float(x.mean()), float(x.std())) for (q, c), x in found.items()}
+
+
+def fit(image: Floats, text: Floats, fusion: str, fused: Floats | None = None, late: int = 1) -> Calibration:
+    """Fit all statistics on the (N, D) raw outputs of N >= 3 matched training pairs; `late` vectors an item."""
     if len(image) != len(text) or len(image) < 3:
         raise UserError(f"calibration needs 3 or more matched pairs, got {len(image)} images and {len(text)} texts")
-    means = [unit(part).mean(0).tolist() for part in (image, text)]
-    stats = Calibration(means[0], means[1], None if fused is None else unit(fused).mean(0).tolist(), {})
+    means = [None if part is None else unit(part, late).mean(0).tolist() for part in (image, text, fused)]
+    stats = Calibration(means[0] or [], means[1] or [], means[2], {})
     for mode in ("none", "center"):
         by_modality = {
-            "image": vectors(image, None, mode, fusion, stats),
-            "text": vectors(None, text, mode, fusion, stats),
-            "image_text": vectors(image, text, mode, fusion, stats, fused),
+            "image": vectors(image, None, mode, fusion, stats, late=late),
+            "text": vectors(None, text, mode, fusion, stats, late=late),
+            "image_text": vectors(image, text, mode, fusion, stats, fused, late),
         }
-        stats.scales[mode] = mismatched_scales(by_modality)
+        stats.scales[mode] = mismatched_scales(by_modality) if late == 1 else maxsim_scales(by_modality, late)
     return stats
 
 

@@ -23,6 +23,7 @@ class ModelOutputs(NamedTuple):
     outputs: Outputs
     keys: Ints  # (K,) sorted codes of the (image row, text row) that outputs.fused has; empty unless fusion is native
     fusion: str
+    late: int = 1  # vectors of an item
 
 
 class Distinct(NamedTuple):
@@ -124,11 +125,11 @@ def fill(found: Floats, items: Distinct, rows: Ints, source: ModelOutputs, mode:
         chosen, target = rows[places], slice(None) if len(places) == len(rows) else places
         if modality == "image_text" and outputs.fused is not None:
             fused = fused_outputs(items, chosen, outputs.fused, source.keys)
-            found[target] = calibration.vectors(None, None, mode, source.fusion, stats, fused)
+            found[target] = calibration.vectors(None, None, mode, source.fusion, stats, fused, source.late)
             continue
         image = None if modality == "text" else image_outputs(items, chosen, outputs.image)
         text = None if modality == "image" else rows_of(outputs.text, items.texts[chosen])
-        found[target] = calibration.vectors(image, text, mode, source.fusion, stats)
+        found[target] = calibration.vectors(image, text, mode, source.fusion, stats, late=source.late)
 
 
 def image_outputs(items: Distinct, chosen: Ints, outputs: Floats | Stacked) -> Floats:

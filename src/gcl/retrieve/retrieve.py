@@ -49,12 +49,14 @@ def check_rows(bench: PreparedBenchmark, outputs: Outputs, combinations: int, fo
             )
 
 
-def read_source(prepared: Path, embeddings: Sequence[Path], shared: Path | None, fusion: str) -> ModelOutputs:
+def read_source(
+    prepared: Path, embeddings: Sequence[Path], shared: Path | None, fusion: str, late: int = 1
+) -> ModelOutputs:
     """Read what a model made of a prepared benchmark."""
     lookup(dict.fromkeys(FUSIONS), str(fusion), "fusion", "src/gcl/common/arrays.py")
     outputs = read_outputs(embeddings, shared)
     keys = to_codes(*fused_keys(prepared).T) if outputs.fused is not None else np.empty(0, np.int64)
-    return ModelOutputs(outputs, keys, fusion)
+    return ModelOutputs(outputs, keys, fusion, late)
 
 
 def rank_seed(
@@ -72,10 +74,10 @@ def rank_seed(
     about = read_export(onnx)
     stats = None if calibration_file is None else read_calibration(calibration_file)
     with made_by("export", onnx):
-        seed = int(about.get("seed", 0))
+        seed, late = int(about.get("seed", 0)), int(about.get("late", 1))
     if not 0 <= seed < 2**15:
         raise UserError(f"{onnx}/export.json: seed {seed}, expected 0 to {2**15 - 1}")
-    source = read_source(prepared, embeddings, shared, about["fusion"])
+    source = read_source(prepared, embeddings, shared, about["fusion"], late)
     check_rows(bench, source.outputs, len(source.keys), embeddings[-1])
     bank = None if calibration_file is None else read_bank(calibration_file, modes)
     ranker = Ranker(bench, source, stats, device, bank)

@@ -41,7 +41,7 @@ class Hits(NamedTuple):
     rows: Ints  # (Q, k) into the candidates
 
 
-def search(queries: Floats, candidates: Floats, k: int = 10, device: str = "auto") -> Hits:
+def search(queries: Floats, candidates: Floats, k: int = 10, device: str = "auto", late: int = 1) -> Hits:
     """Find the k candidates of highest cosine for every query, exactly; ties go to the lower row.
 
     Args:
@@ -49,6 +49,8 @@ def search(queries: Floats, candidates: Floats, k: int = 10, device: str = "auto
         candidates: (C, D) unit vectors, in memory or a memory-mapped file of float32, which is read in blocks.
         k: 1 <= k; at most C are returned.
         device: auto, cpu or cuda: where a large pool is scanned. Without torch it is searched plainly, and slower.
+        late: vectors that an item is, one after the other, compared by maxsim: of a model whose `late` is above 1.
+            Everything is compared then, on the CPU.
 
     Returns:
         Hits: scores (Q, min(k, C)) in [-1, 1] and rows (Q, min(k, C)).
@@ -70,6 +72,8 @@ def search(queries: Floats, candidates: Floats, k: int = 10, device: str = "auto
         raise UserError(f"queries are {queries.shape}, candidates {candidates.shape}: expected (Q, D) and (C, D)")
     if k < 1:
         raise UserError(f"k is {k}, expected 1 or more")
+    if late < 1 or queries.shape[1] % late:
+        raise UserError(f"late is {late}, expected a number that divides the width {queries.shape[1]}")
     if not len(queries) or not len(candidates):
         width = min(k, len(candidates))
         return Hits(np.empty((len(queries), width), np.float32), np.empty((len(queries), width), np.int64))
@@ -83,11 +87,13 @@ def search(queries: Floats, candidates: Floats, k: int = 10, device: str = "auto
         return np.require(candidates[rows], np.float32, "W")  # torch wants memory that may be written to
 
     pool = Pool(len(candidates), vectors_of, np.zeros(len(candidates), np.int8))
-    return Hits(*best_rows([Query(queries[part], ones[part], zeros[part]) for part in parts], pool, k, device))
+    return Hits(*best_rows([Query(queries[part], ones[part], zeros[part], late) for part in parts], pool, k, device))
 
 
 def best_rows(queries: list[Query], pool: Pool, k: int, device: str) -> tuple[Floats, Ints]:
     """Return scores and rows (Q, min(k, C)) of the k best of a pool: for few queries, of a small pool, or by a scan."""
+    if any(query.late > 1 for query in queries):  # no bound of its products prunes
+        return best_of_pool(queries, pool, k)
     n, is_imported = sum(len(query.vectors) for query in queries), "torch" in sys.modules
     if pool.size * n < WORTH_A_SCAN and n > FEW:
         return best_of_pool(queries, pool, k)

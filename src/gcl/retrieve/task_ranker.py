@@ -55,6 +55,8 @@ class Ranker:
         plain = self.table(names, mode)
         if mode not in biases.BIASES:
             return plain
+        if self.source.late > 1:
+            raise UserError(f"calibration '{mode}' is of products; this model has {self.source.late} vectors an item")
         if self.bank is None:
             raise UserError(f"calibration '{mode}' compares with training queries, and the model has none")
         bank, weights = self.bank, biases.equal_weights(self.bank)
@@ -88,7 +90,7 @@ class Ranker:
             factors, offsets = (np.stack([maps[m][i] for m in modalities.tolist()]) for i in range(2))
             if mode in biases.BIASES:
                 vectors = biases.as_queries(vectors, modalities)
-            queries.append(Query(vectors, factors, offsets))
+            queries.append(Query(vectors, factors, offsets, self.source.late))
         return queries
 
     def rank(self, task: Task, pool: str, mode: str, k: int) -> Ranked:

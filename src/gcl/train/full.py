@@ -140,7 +140,7 @@ def make_task(
     sentences = None
     if paths.sentences is not None and recipe.loss.separation:
         sentences = normalize(torch.from_numpy(np.array(read_array(paths.sentences / "text.npy"))), dim=1)
-    return StepSetting(encode, recipe.loss, weights, scale, full.chunk, rank, autocast, sentences)
+    return StepSetting(encode, recipe.loss, weights, scale, full.chunk, rank, autocast, sentences, backbone.late)
 
 
 def needs_fused(loss: Loss) -> bool:

@@ -38,6 +38,7 @@ class StepSetting(NamedTuple):
     rank: Rank
     autocast: Callable[[], AbstractContextManager[None]]
     sentences: Tensor | None  # (T, S) unit features of all captions, for loss.separation
+    late: int = 1  # vectors of an item
 
 
 def seeded(seed: int, step: int, place: int) -> None:
@@ -86,6 +87,7 @@ def loss_of(task: StepSetting, batch: Batch, units: UnitVectors, rows: slice) ->
         same,
         sentences,
         rows,
+        task.late,
     )
     loss.backward()
     at_vectors, at_mix = (torch.zeros_like(part) if part.grad is None else part.grad for part in whole)

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from gcl.common.errors import UserError
 from gcl.config.recipes import Loss
 from gcl.losses.gcl import gcl_loss, separation_loss
+from gcl.losses.maxsim import maxsim_loss
 from gcl.losses.ncl import ncl_loss
 
 CL = {"image>text": 1, "text>image": 1}
@@ -58,6 +59,7 @@ def recipe_loss(
     masked: Tensor | None,
     sentences: Tensor | None,
     rows: slice | None = None,
+    late: int = 1,
 ) -> Tensor:
     """Return the loss of a batch; with `rows` the part of these samples.
 
@@ -68,9 +70,14 @@ def recipe_loss(
         masked: (2, P) pairs of samples, see gcl_loss; used if the recipe says so.
         sentences: (N, F) unit features of the captions by a frozen sentence encoder, where loss.separation > 0.
         rows: R samples.
+        late: vectors of an item, of the backbone.
     """
     vectors, mix = units
     masked = masked if loss.mask_duplicates else None
+    if late > 1:
+        if loss.balanced or loss.separation or loss.widths:
+            raise UserError("loss.balanced, separation and widths are for backbones of one vector; leave them out")
+        return maxsim_loss(vectors, loss.directions, loss.denominator, temperature, late, masked, rows)
     if loss.balanced:
         if loss.directions != CL or loss.denominator != "target_only":
             raise UserError(

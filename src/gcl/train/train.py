@@ -86,7 +86,7 @@ def train_heads_seed(
     start = None if paths.init is None else read_checkpoint(paths.init / f"seed{seed}", name)
     label = f"train {folder.parent.name} seed {seed}"
     width = backbone.model_cfg["embed_dim"]
-    state, curve = train_heads(data, recipe, trained, backbone.fusion, width, seed, start, label)
+    state, curve = train_heads(data, recipe, trained, backbone.fusion, width, seed, start, label, backbone.late)
     write_checkpoint(folder, "heads.safetensors", state, about | checkpoint_about(name, recipe, seed), curve)
     if keys is not None:
         sample = parity_sample(data, keys, lambda modality, x: apply_folded(keys[modality], state, x))

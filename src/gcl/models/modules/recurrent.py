@@ -9,7 +9,8 @@ tokens after an adapter of that layer:
     f = sigmoid(m_t U_t A_t + m_v U_v A_v + c)          how much stays
     H <- f R + g_t A_t + g_v A_v;  H <- H + mlp(norm(H))
 
-The vector is a projection of the mean of the K tokens.
+The vector is a projection of the mean of the K tokens; for late interaction, the K projections one after the other,
+each of length 1 / sqrt(K), so that they are a unit vector together.
 """
 
 import math
@@ -129,11 +130,11 @@ class Cell(nn.Module):
 class Recurrent(nn.Module):
     """Pooled layers of both towers, one after the other in one vector for each side, to a vector (B, D)."""
 
-    def __init__(self, image: Sequence[int], text: Sequence[int], sizes: Sizes, embedding: int) -> None:
-        """Take the widths of the layers of both sides, as many of each.
+    def __init__(self, image: Sequence[int], text: Sequence[int], sizes: Sizes, embedding: int, late: int = 1) -> None:
+        """Take the widths of the layers of both sides, as many of each, and how many vectors come out.
 
         Raises:
-            UserError: more of one than of the other, or heads that don't divide the width.
+            UserError: more of one than of the other, heads that don't divide the width, or vectors that are no tokens.
         """
         super().__init__()
         if len(image) != len(text) or sizes.width % (2 * sizes.heads):
@@ -141,6 +142,11 @@ class Recurrent(nn.Module):
                 f"model_cfg: {len(image)} layers of the image tower and {len(text)} of the text tower, cell "
                 f"{sizes}: expected as many layers of each, and a width that twice its heads divide"
             )
+        if late not in (1, sizes.tokens):
+            raise UserError(
+                f"late: {late} vectors of an item, and the cell has {sizes.tokens} tokens: expected as many, or 1"
+            )
+        self.late = late
         self.widths = {"image": list(image), "text": list(text)}
         self.image = nn.ModuleList([nn.Linear(width, sizes.width) for width in image])
         self.text = nn.ModuleList([nn.Linear(width, sizes.width) for width in text])
@@ -154,12 +160,14 @@ class Recurrent(nn.Module):
         return [adapter(part)[:, None] for adapter, part in zip(adapters, parts, strict=True)]  # type: ignore[call-overload]
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Return (B, D) of items that have one side or both."""
+        """Return (B, D), or (B, K D) for late interaction, of items that have one side or both."""
         layers = {side: self.adapted(side, x) for side, x in features.items()}
         first = next(iter(layers.values()))
         state = self.cell.tokens.expand(first[0].shape[0], -1, -1)
         for number in range(len(first)):
             state = self.cell(state, {side: own[number] for side, own in layers.items()})
+        if self.late > 1:
+            return normalize(self.project(state), dim=2).flatten(1) / math.sqrt(self.late)
         found: Tensor = self.project(state.mean(1))
         return found
 
@@ -171,7 +179,7 @@ class RecurrentModel(nn.Module):
     cell (Sizes), embed_dim.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], late: int = 1) -> None:
         """Make the model with random weights.
 
         Raises:
@@ -189,7 +197,7 @@ class RecurrentModel(nn.Module):
             raise UserError(f"model_cfg makes no recurrent model: {error}") from error
         self.pad = 0
         layers = config.get("layers", {})
-        self.head = Recurrent(layers.get("image", []), layers.get("text", []), sizes_of(config), embedding)
+        self.head = Recurrent(layers.get("image", []), layers.get("text", []), sizes_of(config), embedding, late)
 
     def pooled_maps(self, pixels: Tensor) -> list[Tensor]:
         """Return the mean (B, F) of every stage of the trunk, and of its last features."""

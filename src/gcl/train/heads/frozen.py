@@ -165,6 +165,7 @@ def train_heads(
     seed: int,
     start: dict[str, Tensor] | None,
     name: str,
+    late: int = 1,
 ) -> tuple[dict[str, Tensor], Curve]:
     """Train the heads of one seed; return their tensors and the curve.
 
@@ -201,7 +202,7 @@ def train_heads(
         loss = torch.zeros(())
         for width in (embedding, *recipe.loss.widths):  # Matryoshka representation learning, arXiv 2205.13147
             unit = triplet({m: x[:, :width] for m, x in outputs.items()}, fusion)
-            loss = loss + recipe_loss(unit, recipe.loss, temperature, same, sentences)
+            loss = loss + recipe_loss(unit, recipe.loss, temperature, same, sentences, late=late)
         loss = loss / (1 + len(recipe.loss.widths))
         loss = loss + other_losses(data, recipe, by_modality, fusion, temperature, more)
         loss.backward()
