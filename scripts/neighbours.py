@@ -32,20 +32,22 @@ class Row(NamedTuple):
         return f"`{self.backbone}` `{self.recipe}`, {self.calibration}"
 
 
-CL, WARM = Row("clip_lite", "cl"), Row("clip_lite", "cl_t05")
+CL, NCL, WARM = Row("clip_lite", "cl"), Row("clip_lite", "ncl"), Row("clip_lite", "cl_t05")
 # Number of the method, its name, the row that has it, and the row beside which it stands; a text where there is no row.
 NEIGHBOURS: tuple[tuple[int, str, Row | str, Row | None], ...] = (
-    (1, "NCL: the loss", Row("clip_lite", "ncl"), CL),
-    (1, "NCL: its bias at test time", CL._replace(calibration="sinkhorn"), CL._replace(calibration="none")),
+    (1, "NCL: the loss", NCL, CL),
+    (1, "NCL: its bias at test time", NCL._replace(calibration="sinkhorn"), NCL._replace(calibration="none")),
     (2, "Retrieve Fast, Rerank Smart: on features", WARM._replace(calibration="rerank"), WARM),
     (2, "EDJE: reading both", WARM._replace(calibration="joint"), WARM),
     (2, "the second stage taught", Row("clip_lite", "cl_t05_distilled"), Row("clip_lite", "cl_t05_longer")),
-    (3, "Cross-modal RAG", PARTS, None),
+    (3, "Cross-modal RAG: its adapter, a second stage", WARM._replace(calibration="adapter"), WARM),
+    (3, "Cross-modal RAG: parts and words", PARTS, None),
     (4, "Vision-Free Retrieval: captions alone", Row("clip_lite", "cl_t05_textual"), WARM),
     (4, "Vision-Free Retrieval: half and half", Row("clip_lite", "cl_t05_blend"), WARM),
     (5, "CoLLM: triplets of like pairs", Row("clip_lite", "cl_t05_composed"), WARM),
     (6, "TIIR, MME: one image token for nine", Row("vista_lite_1", "cl"), Row("vista_lite", "cl")),
     (7, "ReT: recurrent fusion of layers", Row("recurrent_lite", "cl"), CL),
+    (7, "ReT: late interaction of four vectors", Row("recurrent_lite_late", "cl"), Row("recurrent_lite", "cl")),
     (8, "M2KR", FIXTURES, None),
     (9, "multi-granularity, MMDocIR", FIXTURES, None),
     (10, "VC2L: text as pixels", Row("pixel_lite", "cl"), CL),

@@ -3,6 +3,7 @@
     gcl.gcl_loss, gcl.GCLLoss    the loss, as a function and as a module for any training loop (torch)
     gcl.load(folder)             a model that `export`, `bundle` or `publish` wrote; .encode(images=, texts=)
     gcl.search                   the best candidates of every query, exactly
+    gcl.rounded                  a copy of a pool in 8 bits, with which it is searched in a quarter of the bytes
     gcl.evaluate                 measures of a run, as the stage `score` computes them
 
 Each is imported on first use, so `import gcl` costs nothing, and what isn't used need not be installed. Type checkers
@@ -13,7 +14,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.2.0"
-__all__ = ["GCLLoss", "Hits", "Model", "evaluate", "gcl_loss", "load", "search"]
+__all__ = ["GCLLoss", "Hits", "Model", "evaluate", "gcl_loss", "load", "rounded", "search"]
 
 DOORS = {
     "gcl_loss": "gcl.losses.gcl",
@@ -22,6 +23,7 @@ DOORS = {
     "load": "gcl.infer.model",
     "Hits": "gcl.retrieve.search",
     "search": "gcl.retrieve.search",
+    "rounded": "gcl.retrieve.rounded",
     "evaluate": "gcl.score.evaluate",
 }
 

@@ -16,6 +16,7 @@ from gcl.prepare.benchmarks.own import Options as HeldOut
 from gcl.prepare.pairs import reader_of_pairs
 from gcl.prepare.triplets import FORMS
 from gcl.rerank.lists import FIRST_STAGE, READING, SECOND_STAGES
+from gcl.retrieve.biases import BIASES
 from gcl.retrieve.calibration import MODES
 
 
@@ -49,6 +50,7 @@ def check(project: Project) -> None:
             known = dict.fromkeys((*MODES, *SECOND_STAGES))
             lookup(known, name, f"calibration of experiment {experiment.name}", "retrieve/calibration.py")
         check_rerank(project, experiment)
+        check_late(project, experiment)
         for name in experiment.recipes:
             rule = project.recipes[name].loss.denominator
             lookup(RULES, rule, f"denominator of recipe {name}", "src/gcl/losses/denominators.py")
@@ -77,6 +79,17 @@ def check_distil(project: Project, recipe: str) -> None:
             f"config: recipe {recipe} is taught by what ranks `init` again, {row.init}; add calibration "
             f"{row.distil.of} to its experiment"
         )
+
+
+def check_late(project: Project, experiment: Experiment) -> None:
+    """Refuse what is of one vector an item for backbones of several: biases, and second stages."""
+    of_one = [name for name in experiment.calibrations if name in (*BIASES, *SECOND_STAGES)]
+    for backbone in experiment.backbones or project.config.backbones:
+        if of_one and (late := project.backbones[backbone].late) > 1:
+            raise UserError(
+                f"config: experiment {experiment.name}: calibration {of_one[0]} is of products; {backbone} has {late} "
+                f"vectors an item: leave one of the two out"
+            )
 
 
 def check_rerank(project: Project, experiment: Experiment) -> None:

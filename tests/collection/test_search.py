@@ -19,6 +19,7 @@ from gcl.common.arrays import MODALITIES, unit
 from gcl.common.errors import UserError
 from gcl.retrieve.calibration import affine
 from gcl.retrieve.exact import Query
+from gcl.retrieve.rounded import Rounded
 from support.arrays import unit_rows
 
 
@@ -198,3 +199,23 @@ def test_each_part_by_itself_finds_what_nothing_beats_in_all(opened):
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     assert set(scores.argmax(0).tolist()) <= {hit.row for hit in hits}  # the best for either part alone
     assert search_each(found, queries, 1, ["image"], None)[0].modality == "image"
+
+
+def test_a_large_index_keeps_a_copy_in_8_bits_and_answers_the_same(made, model, monkeypatch):
+    _, folder = made
+    plain = open_index(folder)
+    assert plain.rounded is None
+    monkeypatch.setattr("gcl.collection.store.WORTH_ROUNDING", 12)
+    shutil.rmtree(folder / "scan")
+    found, embedder = open_index(folder), Embedder(model, "cpu")
+    assert len(found.rounded) == len(found.vectors) == 12
+    read, whole = [], Rounded.blocks
+    monkeypatch.setattr(Rounded, "blocks", lambda copy, queries: read.append(1) or whole(copy, queries))
+    for term in (Term(1.0, text="number 4"), Term(1.0, text="word")):
+        query = embedder.query([term])
+        assert search_index(found, query, 5) == search_index(plain, query, 5)
+        assert search_index(found, query, 5, ["text"]) == search_index(plain, query, 5, ["text"])
+    assert len(read) == 2  # all modalities together
+    np.save(folder / "scan/rounding.npy", found.rounded.facts[:, 1:])
+    with pytest.raises(UserError, match="is not of one piece"):
+        open_index(folder)

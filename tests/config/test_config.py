@@ -173,3 +173,12 @@ def test_a_second_stage_needs_a_first_and_a_benchmark_of_its_own(root):
         check(changed(root, experiments=experiment("pretrained", calibrations=["none", "rerank"])))
     with pytest.raises(UserError, match="benchmark 'clipart9_validatio'"):
         changed(root, experiments=some, reranker="clipart9_validatio")
+
+
+def test_biases_are_refused_for_several_vectors_an_item_before_anything_runs(root):
+    some = experiment("pretrained", calibrations=["none", "sinkhorn"])
+    check(changed(root, experiments=some))
+    with pytest.raises(
+        UserError, match="calibration sinkhorn is of products; recurrent_lite_late has 4 vectors an item"
+    ):
+        check(changed(root, experiments=some, backbones=["recurrent_lite_late"]))

@@ -13,6 +13,7 @@ from gcl.common.arrays import MODALITIES, read_array
 from gcl.common.devices import has_cuda
 from gcl.data.items import write_benchmark
 from gcl.infer.store import rows_of
+from gcl.retrieve import task_ranker
 from gcl.retrieve.biases import BIASES, biases, equal_weights, write_bank
 from gcl.retrieve.calibration import fit, write_calibration
 from gcl.retrieve.exact import NO_ROW, from_keys, kept, members_of, merged, to_keys, top_k
@@ -255,3 +256,29 @@ def test_a_bias_is_taken_off_the_cosine(ready, rng):
         image = np.load(embeddings / "seed0/image.npy")[:1]
         expected = biases(mode, image, bank, equal_weights(bank))[0, 1]  # text queries
         assert off["i0"][0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_large_pool_is_read_once_for_calibrations_that_share_vectors(ready, tmp_path, rng, monkeypatch):
+    prepared, embeddings, onnx, output = ready
+    image, text = unit_rows(rng, 9, 4) + 0.2, unit_rows(rng, 9, 4) - 0.1
+    write_calibration(tmp_path / "seed0.json", fit(image, text, "sum_raw"))
+    modes = ["none", "center", "zscore", "center_zscore"]
+
+    def run(modes, path):
+        retrieve(prepared, [embeddings], None, onnx, tmp_path, modes, 5, "cpu", None, path)
+        return pq.read_table(path).to_pylist()
+
+    expected = [row for mode in modes for row in run([mode], tmp_path / f"{mode}.parquet")]
+    reads = []
+    whole = task_ranker.best_rows
+
+    def counted(queries, pool, *rest):
+        reads.append(pool.size)
+        return whole(queries, pool, *rest)
+
+    monkeypatch.setattr(task_ranker, "best_rows", counted)
+    assert run(modes, output) == expected
+    apart = len(reads)
+    monkeypatch.setattr(task_ranker, "KEPT", 0)
+    assert run(modes, output) == expected
+    assert len(reads) - apart == apart / 2

@@ -56,7 +56,7 @@ class Embedder:
                 fused = raw.fused[rows] if modality == "image_text" and is_native else None
                 image = raw.image[rows] if modality != "text" and fused is None else None
                 text = raw.text[rows] if modality != "image" and fused is None else None
-                found[rows] = vectors(image, text, self.mode, fusion, self.stats, fused)
+                found[rows] = vectors(image, text, self.mode, fusion, self.stats, fused, self.model.late)
         return found
 
     def embed(self, images: Sequence[Picture | None], texts: Sequence[str | None]) -> Floats:

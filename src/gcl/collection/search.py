@@ -78,7 +78,8 @@ def search_index(
 
     if not len(chosen):
         return []
-    scores, places = best_rows([query], Pool(len(chosen), vectors_of, chosen), k, "cpu")
+    pool = Pool(len(chosen), vectors_of, chosen, index.rounded if rows is None else None)
+    scores, places = best_rows([query], pool, k, "cpu")
     found = places[0] if rows is None else rows[places[0]]
     pairs = zip(scores[0].tolist(), found.tolist(), strict=True)
     return hits_of(index, [(score, row) for score, row in pairs if min_score is None or score >= min_score])
@@ -113,8 +114,10 @@ def approximate(index: Index, query: Query, k: int, modalities: list[str] | None
     """Return about the k best by LanceDB's index, which is made on first use; each modality is asked for alone.
 
     Raises:
-        UserError: fewer items than LanceDB's index needs.
+        UserError: fewer items than LanceDB's index needs, or several vectors an item.
     """
+    if query.late > 1:
+        raise UserError(f"--approximate compares one vector an item; this model has {query.late}: leave it out")
     table = open_table(index.folder)
     if not table.list_indices():
         try:

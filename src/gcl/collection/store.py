@@ -19,11 +19,13 @@ from gcl.common.arrays import MODALITIES, Floats
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path, write_json
 from gcl.common.rows import made_by
+from gcl.retrieve.rounded import CODES, Rounded, open_rounded, write_rounded
 
 FORMAT = 1
 TABLE = "items"
 ROWS = 4096  # that are read at a time
 SHOWN = ["id", "modality", "path", "text"]
+WORTH_ROUNDING = 65_536  # items; a search of fewer takes a few milliseconds as it is
 
 
 class About(NamedTuple):
@@ -46,6 +48,7 @@ class Index(NamedTuple):
     modalities: np.ndarray  # (n,) int8 into MODALITIES
     items: pa.Table  # of SHOWN
     opened_ns: int  # time of scan/version.json when it was opened
+    rounded: Rounded | None = None  # a copy of the vectors in 8 bits, of a large index
 
 
 def schema(width: int) -> pa.Schema:
@@ -135,6 +138,8 @@ def write_scan(folder: Path, table: Any, width: int) -> None:
             np.save(scan / "vectors.npy", np.empty((0, width), np.float32))
         else:
             vectors.flush()
+            if n >= WORTH_ROUNDING:
+                write_rounded(scan, vectors)
         np.save(scan / "modalities.npy", codes)
         write_json(scan / "version.json", {"rows": n, "version": table.version})
 
@@ -173,7 +178,10 @@ def open_index(folder: Path) -> Index:
         items = pa.ipc.open_file(pa.memory_map(str(folder / "scan/items.arrow"))).read_all()
         if len(vectors) != len(items) or len(items) != len(modalities) or vectors.shape[1] != about.width:
             raise UserError(f"{folder}/scan is not of one piece; delete it and search again")
-    return Index(folder, about, vectors, modalities, items, opened)
+        copy = open_rounded(folder / "scan") if (folder / "scan" / CODES).exists() else None
+        if copy is not None and len(copy) != len(vectors):
+            raise UserError(f"{folder}/scan is not of one piece; delete it and search again")
+    return Index(folder, about, vectors, modalities, items, opened, copy)
 
 
 def thumbnail_of(table: Any, name: str) -> bytes:

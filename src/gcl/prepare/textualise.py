@@ -2,10 +2,10 @@
 
     {"image": "val2017/000000000139.jpg", "caption": "a living room with a television"}
 
-A JSON object a line; `image` is where the image lies below the benchmark's folder of images, as `images.parquet` and the
-messages of `prepare` have it (`pictures.parquet::12` for a row of a Parquet file). Several captions of an image are
-joined. Without images the benchmark is a search of texts by texts (Vision-Free Retrieval, arXiv 2509.19203); with them
-an item has both, which a model whose fusion is a sum weighs alike.
+A JSON object a line; `image` is where the image lies below the benchmark's folder of images, `pictures.parquet::12` for
+a row of a Parquet file. Several captions of an image are joined. Without images the benchmark is a search of texts by
+texts (Vision-Free Retrieval, arXiv 2509.19203); with them an item has both, which a model whose fusion is a sum weighs
+alike.
 """
 
 from collections.abc import Mapping
@@ -56,8 +56,8 @@ def textualised(contents: Contents, captions: Mapping[str, str], images: Path, k
     wanted = {name_of(image): None for items in contents.tables.values() for item in items for image in item.images}
     if lacking := [name for name in wanted if name not in captions]:
         raise UserError(
-            f"{len(lacking)} of {len(wanted)} images have no caption: {', '.join(lacking[:SHOWN])}; add a line for each, "
-            f"with 'image' as it is written here"
+            f"{len(lacking)} of {len(wanted)} images have no caption: {', '.join(lacking[:SHOWN])}; add a line "
+            f"for each, with 'image' as it is written here"
         )
 
     def written(item: Item) -> Item:

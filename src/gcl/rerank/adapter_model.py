@@ -5,7 +5,7 @@
 
 A are learned tokens. What is compared with a query was made with it: no vector of a candidate that an index could hold,
 but a second stage. The paper has image patches as candidates and a text as query; here a side's tokens are those of its
-image, if it has one, and the states of a frozen text encoder's first layers; a text that is not there is read as [CLS] alone.
+image, if it has one, and the states of a frozen text encoder's first layers. A text that is not there is read as [CLS].
 """
 
 import copy

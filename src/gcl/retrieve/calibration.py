@@ -45,6 +45,11 @@ class Calibration(NamedTuple):
     scales: dict[str, dict[str, Scale]]
 
 
+def vectors_of(mode: str) -> str:
+    """Return the mode that compares the same vectors without a z-score; a mode that has its own is that itself."""
+    return {"zscore": "none", "center_zscore": "center"}.get(mode, mode)
+
+
 def centered(outputs: Floats, mean: list[float], late: int = 1) -> Floats:
     """Remove the modality's mean from unit vectors, (n, D) -> (n, D) of length 1."""
     return unit(unit(outputs, late) - np.asarray(mean, np.float32), late)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gcl.common.arrays import Floats, Ints
 from gcl.common.errors import UserError
+from gcl.retrieve.rounded import Rounded
 
 BLOCK = 4096  # candidates that are scored at a time
 NO_ROW = 2**32 - 1  # of what a query lacks; above every row
@@ -60,6 +61,7 @@ class Pool(NamedTuple):
     size: int  # C
     vectors: Callable[[slice | Ints], Floats]  # rows -> (rows, D) float32 unit vectors
     modalities: NDArray[np.int8]  # (C,) into MODALITIES
+    rounded: Rounded | None = None  # a copy of all vectors in 8 bits, for few queries
 
 
 def top_k(scores: Floats, k: int) -> tuple[Floats, Ints]:

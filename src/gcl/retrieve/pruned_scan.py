@@ -15,8 +15,10 @@
 The result is gcl.retrieve.exact's, whose slow search of everything the tests compare it with.
 """
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +37,7 @@ MANY = 4  # times k: if a block has so many candidates for each query, all of it
 PAIRS = 2048  # of query and candidate, whose vectors are read together
 PIECE = 128  # of them that are float64 at a time; more overflow the second-level cache
 BITS = {2: torch.int16, 4: torch.int32}  # whole numbers as wide as a float
+TRIED, WIDE = 2048, 512  # candidates and numbers of the product that is timed
 FRESH = 4  # the k best lower bounds are updated once a k/FRESH-th of new ones has gathered
 PENDING = 4_000_000  # candidates of all queries that wait for their exact score
 SLACK = 2.0**-20  # of a score of size 1: covers rounding of thresholds and of exact scores to float32
@@ -66,7 +69,23 @@ def precision_of(device: torch.device) -> Precision:
     if device.type == "cuda":
         return FP16
     found = torch.cpu.get_capabilities()
-    return BF16 if found.get("amx_bf16") or found.get("avx512_bf16") else FP32
+    return faster() if found.get("amx_bf16") or found.get("avx512_bf16") else FP32
+
+
+@cache
+def faster() -> Precision:
+    """Return what a small product is faster in, measured once: some processors have bf16 and are slower with it."""
+
+    def seconds(precision: Precision) -> float:
+        one, other = torch.ones(TRIED, WIDE, dtype=precision.dtype), torch.ones(WIDE, 256, dtype=precision.dtype)
+        found = []
+        for _ in range(4):
+            started = time.perf_counter()
+            torch.mm(one, other)
+            found.append(time.perf_counter() - started)
+        return min(found)
+
+    return min((BF16, FP32), key=seconds)
 
 
 class QueryScan:

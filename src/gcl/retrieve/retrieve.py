@@ -80,7 +80,7 @@ def rank_seed(
     source = read_source(prepared, embeddings, shared, about["fusion"], late)
     check_rows(bench, source.outputs, len(source.keys), embeddings[-1])
     bank = None if calibration_file is None else read_bank(calibration_file, modes)
-    ranker = Ranker(bench, source, stats, device, bank)
+    ranker = Ranker(bench, source, stats, device, bank, modes)
     for mode in modes:
         for task in progress(bench.tasks, f"rank ({mode})", "task"):
             for pool in task.pools:

@@ -10,7 +10,9 @@ would be most of a single search.
 
 import logging
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -19,18 +21,18 @@ from numpy.typing import NDArray
 from gcl.common.arrays import Floats, Ints, norms
 from gcl.common.errors import UserError
 from gcl.retrieve.exact import NO_ROW, Pool, Query, best_of_pool, kept
+from gcl.retrieve.rounded import BLOCK, LENGTH, Near, Rounded
 
 log = logging.getLogger(__name__)
 
-FEW = 8  # queries that are multiplied one by one, and searched by a pass in float32 even if torch is at hand
+FEW = 8  # queries that are searched by a pass in float32, or over the copy in 8 bits, even if torch is at hand
+ALONE = 4  # queries that are multiplied one by one
 SOME = 64  # queries that are searched by such a pass before torch is imported
-PIECE = 2048  # candidates that stay in a cache while one query after the other is multiplied with them
+PIECE = 1024  # candidates that stay in a cache while one query after the other is multiplied with them
 QUERIES = 1024  # that are scored at a time
 WORTH_A_SCAN = 1_000_000  # scores; below, a plain search of everything is as quick
 WORTH_AN_IMPORT = 12_000_000  # scores; below, such a search is done before torch is imported
 FAR_FROM_ONE = 1e-3  # of a unit vector's length
-BLOCK = 1 << 15  # candidates that are read at a time
-LENGTH = 1 + 1e-3  # at most, of a unit vector that is taken for one
 SLACK = 2.0**-20  # relative, of a score: rounding of approximate scores to float32 and of exact ones
 
 
@@ -41,7 +43,14 @@ class Hits(NamedTuple):
     rows: Ints  # (Q, k) into the candidates
 
 
-def search(queries: Floats, candidates: Floats, k: int = 10, device: str = "auto", late: int = 1) -> Hits:
+def search(
+    queries: Floats,
+    candidates: Floats,
+    k: int = 10,
+    device: str = "auto",
+    late: int = 1,
+    rounded: Rounded | None = None,
+) -> Hits:
     """Find the k candidates of highest cosine for every query, exactly; ties go to the lower row.
 
     Args:
@@ -51,6 +60,7 @@ def search(queries: Floats, candidates: Floats, k: int = 10, device: str = "auto
         device: auto, cpu or cuda: where a large pool is scanned. Without torch it is searched plainly, and slower.
         late: vectors that an item is, one after the other, compared by maxsim: of a model whose `late` is above 1.
             Everything is compared then, on the CPU.
+        rounded: what `gcl.rounded` made of the candidates, for a pool that is asked a few queries often.
 
     Returns:
         Hits: scores (Q, min(k, C)) in [-1, 1] and rows (Q, min(k, C)).
@@ -86,7 +96,9 @@ def search(queries: Floats, candidates: Floats, k: int = 10, device: str = "auto
     def vectors_of(rows: slice | Ints) -> Floats:
         return np.require(candidates[rows], np.float32, "W")  # torch wants memory that may be written to
 
-    pool = Pool(len(candidates), vectors_of, np.zeros(len(candidates), np.int8))
+    if rounded is not None and len(rounded) != len(candidates):
+        raise UserError(f"rounded holds {len(rounded)} candidates, not the {len(candidates)} given")
+    pool = Pool(len(candidates), vectors_of, np.zeros(len(candidates), np.int8), rounded)
     return Hits(*best_rows([Query(queries[part], ones[part], zeros[part], late) for part in parts], pool, k, device))
 
 
@@ -123,8 +135,12 @@ def products(block: Floats, vectors: Floats) -> Floats:
 
     A product with one vector runs at the memory's rate, one with two or three at half of it.
     """
-    if len(vectors) > FEW:
-        return vectors @ block.T
+    if len(vectors) > ALONE:
+        across = np.ascontiguousarray(vectors.T)
+        wide = np.empty((len(block), len(vectors)), np.float32)
+        for start in range(0, len(block), PIECE // 2):
+            np.dot(block[start : start + PIECE // 2], across, out=wide[start : start + PIECE // 2])
+        return wide.T
     found = np.empty((len(vectors), len(block)), np.float32)
     for start in range(0, len(block), PIECE):
         some = block[start : start + PIECE]
@@ -138,54 +154,69 @@ def search_few(query: Query, pool: Pool, k: int) -> tuple[Floats, Ints]:
 
     Args:
         query: Q queries, some.
-        pool: read once, in order.
+        pool: read once, in order, or in its place the copy in 8 bits that it has.
         k: 1 <= k; at most the size of the pool are returned.
 
     Returns:
         Scores (Q, min(k, C)), highest first, and rows of the pool (Q, min(k, C)); ties to the lower row.
     """
-    k = min(k, pool.size)
-    n, off = len(query.vectors), 2 * bound(query.vectors.shape[1])
-    margin = off * query.factors + SLACK * (query.factors + np.abs(query.offsets))  # (Q, 3) of the modalities
-    near = [Near(np.empty(0), np.empty(0, np.int64), -np.inf)] * n
-    for start in range(0, pool.size, BLOCK):
-        some = slice(start, min(start + BLOCK, pool.size))
-        block, modalities = pool.vectors(some), pool.modalities[some]
-        cosines = products(block, query.vectors)
-        if np.isnan(cosines).any():
+    k, n = min(k, pool.size), len(query.vectors)
+    best = [Best(np.empty(0), np.empty(0), np.empty(0, np.int64), -np.inf)] * n
+    slack = SLACK * (query.factors + np.abs(query.offsets))  # (Q, 3) of the modalities
+    blocks = plain_blocks(query, pool) if pool.rounded is None else pool.rounded.blocks(query.vectors)
+    for start, near in zip(range(0, pool.size, BLOCK), blocks, strict=True):
+        if np.isnan(near.cosines).any():
             raise UserError("scores hold NaN")
-        for number in range(n):
-            factors, offsets = query.factors[number, modalities], query.offsets[number, modalities]
-            upper = cosines[number] * factors + (offsets + margin[number, modalities])
-            rows = np.flatnonzero(upper >= near[number].least)
-            if len(rows):
-                near[number] = narrowed(near[number], upper[rows], rows + start, margin[number], pool.modalities, k)
-    return exactly(query, pool, [own.rows for own in near], k)
+        modalities = pool.modalities[start : start + BLOCK]
+        least = np.array([own.least for own in best])[:, None]
+        queries, columns = hits_of(near, (least - slack - query.offsets) / query.factors, modalities)
+        of = modalities[columns]
+        middle = near.cosines[queries, columns] * query.factors[queries, of] + query.offsets[queries, of]
+        reach = near.off(queries, columns) * query.factors[queries, of] + slack[queries, of]
+        ends = np.searchsorted(queries, np.arange(n + 1))
+        for number, (first, last) in enumerate(pairwise(ends.tolist())):
+            if first < last:
+                some = slice(first, last)
+                more = middle[some] + reach[some], middle[some] - reach[some], columns[some] + start
+                best[number] = narrowed(best[number], *more, k)
+    return exactly(query, pool, [own.rows for own in best], k)
 
 
-class Near(NamedTuple):
+def plain_blocks(query: Query, pool: Pool) -> Iterator[Near]:
+    """Yield cosines in float32 of every block."""
+    off = np.full(len(query.vectors), bound(query.vectors.shape[1]), np.float32)
+    for start in range(0, pool.size, BLOCK):
+        block = pool.vectors(slice(start, min(start + BLOCK, pool.size)))
+        yield Near(products(block, query.vectors), off, np.zeros(len(block), np.float32))
+
+
+def hits_of(near: Near, needed: NDArray[np.float64], modalities: NDArray[np.int8]) -> tuple[Ints, Ints]:
+    """Return queries and columns of the cosines that may be as high as is needed, (Q, 3) of the modalities."""
+    # No cosine is beyond 2; one part in a million covers the rounding of these lines to float32.
+    cut = (np.clip(needed, -2, 2) - near.most()[:, None] - 1e-6).astype(np.float32)
+    is_one = bool((modalities == modalities[0]).all())
+    queries, columns = np.nonzero(near.cosines >= (cut[:, modalities[:1]] if is_one else cut[:, modalities]))
+    return queries, columns
+
+
+class Best(NamedTuple):
     """What may be among the k best of a query so far."""
 
     upper: NDArray[np.float64]  # bounds of the scores from above
+    lower: NDArray[np.float64]  # and from below
     rows: Ints
     least: float  # the k-th best bound from below, -inf of fewer
 
 
-def narrowed(
-    near: Near,
-    upper: NDArray[np.float64],
-    rows: Ints,
-    margin: NDArray[np.float64],
-    modalities: NDArray[np.int8],
-    k: int,
-) -> Near:
+def narrowed(best: Best, upper: NDArray[np.float64], lower: NDArray[np.float64], rows: Ints, k: int) -> Best:
     """Add candidates, and drop those that can no longer be among the k best."""
-    upper, rows = np.concatenate([near.upper, upper]), np.concatenate([near.rows, rows])
+    upper, lower = np.concatenate([best.upper, upper]), np.concatenate([best.lower, lower])
+    rows = np.concatenate([best.rows, rows])
     if len(rows) < k:
-        return Near(upper, rows, -np.inf)
-    lower = upper - 2 * margin[modalities[rows]]
+        return Best(upper, lower, rows, -np.inf)
     least = float(np.partition(lower, len(lower) - k)[len(lower) - k])
-    return Near(upper[upper >= least], rows[upper >= least], least)
+    alive = upper >= least
+    return Best(upper[alive], lower[alive], rows[alive], least)
 
 
 def exactly(query: Query, pool: Pool, rows: list[Ints], k: int) -> tuple[Floats, Ints]:

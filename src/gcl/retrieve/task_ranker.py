@@ -1,5 +1,6 @@
 """Rankings of the pools of a benchmark by one model, for every query."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,12 +28,23 @@ class Ranked(NamedTuple):
 
 
 class Ranker:
-    """Ranks pools; finds the distinct items of tables once, and reads a pool once for all tasks that search it."""
+    """Ranks pools; finds the distinct items of tables once, and reads a pool once for all tasks that search it.
+
+    A large pool is read once for all of `modes` that compare the same vectors, too: none and zscore, center and
+    center_zscore.
+    """
 
     def __init__(
-        self, bench: PreparedBenchmark, source: ModelOutputs, stats: Any, device: str, bank: biases.Bank | None = None
+        self,
+        bench: PreparedBenchmark,
+        source: ModelOutputs,
+        stats: Any,
+        device: str,
+        bank: biases.Bank | None = None,
+        modes: Sequence[str] = (),
     ) -> None:
         self.bench, self.source, self.stats, self.device, self.bank = bench, source, stats, device, bank
+        self.modes = modes
         self.distinct = DistinctTables(bench.tables).of
         self.kept: dict[tuple[str, ...], Floats] = {}
         self.kept_mode = ""
@@ -42,8 +54,8 @@ class Ranker:
     def table(self, names: tuple[str, ...], mode: str) -> Pool:
         """Return the distinct items of tables; a small table's vectors are kept."""
         items = self.distinct(names)
-        if mode != self.kept_mode:
-            self.kept, self.kept_mode = {}, mode
+        if (shared := calibration.vectors_of(mode)) != self.kept_mode:
+            self.kept, self.kept_mode = {}, shared
         if names not in self.kept and len(items.images) <= KEPT:
             self.kept[names] = self.vectors(items, slice(None), mode)
         if names in self.kept:
@@ -101,7 +113,7 @@ class Ranker:
             return self.rank_lists(task, pool, self.queries((task.queries,), mode), items_of, mode, k)
         users = self.users(tables)
         if (tables, mode) not in self.found:
-            self.found[tables, mode] = self.search(users, tables, mode, k)
+            self.found |= self.search(users, tables, self.together(mode, len(items.images)), k)
         best, groups = self.found[tables, mode][task.queries]
         if (task, pool) == users[-1]:  # the last that asks
             del self.found[tables, mode]
@@ -118,16 +130,23 @@ class Ranker:
             if tuple(names) == tables and pool not in task.listed
         ]
 
+    def together(self, mode: str, size: int) -> list[str]:
+        """Return the modes for which a pool is read at the same time; the vectors of a small one are kept instead."""
+        own = calibration.vectors_of(mode)
+        return [mode, *(m for m in self.modes if size > KEPT and m != mode and calibration.vectors_of(m) == own)]
+
     def search(
-        self, users: list[tuple[Task, str]], tables: tuple[str, ...], mode: str, k: int
-    ) -> dict[str, tuple[Floats, Ints]]:
-        """Read a pool once for all tasks: return the best items for each table of distinct queries."""
+        self, users: list[tuple[Task, str]], tables: tuple[str, ...], modes: list[str], k: int
+    ) -> dict[tuple[tuple[str, ...], str], dict[str, tuple[Floats, Ints]]]:
+        """Read a pool once for all tasks and modes: return the best items by mode and table of distinct queries."""
         names = list(dict.fromkeys(task.queries for task, _ in users))
-        parts = [self.queries((name,), mode) for name in names]
+        parts = [self.queries((name,), mode) for mode in modes for name in names]
         k_all = k + max(self.excluded_most(task) for task, _ in users)
-        best, rows = best_rows([query for part in parts for query in part], self.pool(tables, mode), k_all, self.device)
+        pool = self.pool(tables, modes[0])
+        best, rows = best_rows([query for part in parts for query in part], pool, k_all, self.device)
         ends = np.cumsum([sum(len(query.vectors) for query in part) for part in parts])[:-1]
-        return dict(zip(names, zip(np.split(best, ends), np.split(rows, ends), strict=True), strict=True))
+        found = iter(zip(np.split(best, ends), np.split(rows, ends), strict=True))
+        return {(tables, mode): {name: next(found) for name in names} for mode in modes}
 
     def excluded_most(self, task: Task) -> int:
         """Return how many candidates a query has that are not ranked for it, at most."""

@@ -20,14 +20,14 @@ from gcl.common.files import atomic_path
 from gcl.common.progress import progress
 from gcl.common.rows import to_json
 from gcl.config.backbones import Backbone
-from gcl.config.recipes import Loss, Recipe
+from gcl.config.recipes import Recipe
 from gcl.models import Built, family
 from gcl.models.weights.checkpoints import read_start
 from gcl.train.batches import Loader
 from gcl.train.distributed import Rank, join, part_of
 from gcl.train.grad_cache import StepSetting, accumulate
 from gcl.train.optimizer import Curve, Steps
-from gcl.train.recipe_loss import triplet
+from gcl.train.recipe_loss import needs_fused, triplet
 
 if TYPE_CHECKING:
     from gcl.train.train import Paths
@@ -141,11 +141,6 @@ def make_task(
     if paths.sentences is not None and recipe.loss.separation:
         sentences = normalize(torch.from_numpy(np.array(read_array(paths.sentences / "text.npy"))), dim=1)
     return StepSetting(encode, recipe.loss, weights, scale, full.chunk, rank, autocast, sentences, backbone.late)
-
-
-def needs_fused(loss: Loss) -> bool:
-    """Tell whether a loss looks at image and text together."""
-    return loss.denominator != "target_only" or any("image_text" in direction for direction in loss.directions)
 
 
 def freeze_statistics(model: nn.Module) -> None:

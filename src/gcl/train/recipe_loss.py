@@ -52,6 +52,11 @@ def triplet(outputs: Mapping[str, Tensor], fusion: str) -> UnitVectors:
     return UnitVectors(torch.stack(found), lengths / whole)
 
 
+def needs_fused(loss: Loss) -> bool:
+    """Tell whether a loss looks at image and text together."""
+    return loss.denominator != "target_only" or any("image_text" in direction for direction in loss.directions)
+
+
 def recipe_loss(
     units: UnitVectors,
     loss: Loss,

@@ -21,7 +21,7 @@ from gcl.train.heads.distilled import Taught, taught_loss
 from gcl.train.heads.head import Head
 from gcl.train.heads.recurrent import CellHead, View
 from gcl.train.optimizer import Curve, Steps
-from gcl.train.recipe_loss import recipe_loss, triplet
+from gcl.train.recipe_loss import needs_fused, recipe_loss, triplet
 
 PARITY_ROWS = 32
 MakeCell = Callable[[int, int], nn.Module]  # of the widths of both towers' features
@@ -193,11 +193,13 @@ def train_heads(
     temperature = recipe.loss.temperature
     if temperature == "learned":
         raise UserError(f"{name}: heads have no logit scale to learn; give a temperature")
+    # A head draws its dropout for all three; a cell has none, and reads both sides only where the loss asks for them.
+    spared = () if isinstance(kind, Mapping) or needs_fused(recipe.loss) else ("image_text",)
     stream = (batch for _ in range(recipe.epochs) for batch in batches(data, recipe, generator))
     for _, batch in zip(progress(range(steps.total), name, "step"), stream, strict=False):
         steps.begin()
         same = duplicates(batch.image_ids, batch.text_ids)
-        outputs = {m: by_modality[m](x) for m, x in batch.features.items()}
+        outputs = {m: by_modality[m](x) for m, x in batch.features.items() if m not in spared}
         sentences = data.sentences[batch.text_ids] if data.sentences is not None and recipe.loss.separation else None
         loss = torch.zeros(())
         for width in (embedding, *recipe.loss.widths):  # Matryoshka representation learning, arXiv 2205.13147

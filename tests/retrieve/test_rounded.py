@@ -1,0 +1,115 @@
+"""The copy in 8 bits, against the slow search of everything."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gcl
+from gcl.common.errors import UserError
+from gcl.retrieve import rounded as module
+from gcl.retrieve.exact import Pool, Query, best_of_pool
+from gcl.retrieve.rounded import Rounded, fill, open_rounded, rounded, write_rounded
+from gcl.retrieve.search import search_few
+from support.arrays import unit_rows
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    for name in ("gcl.retrieve.rounded.BLOCK", "gcl.retrieve.search.BLOCK"):
+        monkeypatch.setattr(name, 64)
+
+
+@pytest.mark.parametrize("saturates", [False, True], ids=["8 bits", "7 bits"])
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 300), st.integers(1, 40),
+    st.sampled_from(["random", "equal", "near", "few values", "one number"]),
+)  # fmt: skip
+def test_the_best_are_those_of_the_slow_search(saturates, seed, n, size, k, kind):
+    rng = np.random.default_rng(seed)
+    candidates = unit_rows(rng, size, 16)
+    if kind == "equal":
+        candidates[:] = candidates[0]
+    elif kind == "near":
+        candidates = candidates[:1] + rng.normal(0, 1e-7, (size, 16)).astype(np.float32)
+    elif kind == "few values":
+        candidates = candidates[rng.integers(0, min(size, 3), size)]
+    elif kind == "one number":
+        candidates = np.eye(16, dtype=np.float32)[rng.integers(0, 16, size)]
+    modalities = rng.integers(0, 3, size).astype(np.int8)
+    query = Query(unit_rows(rng, n, 16), rng.uniform(0.5, 20, (n, 3)), rng.normal(0, 5, (n, 3)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gcl.retrieve.rounded.saturates", lambda: saturates)
+        pool = Pool(size, candidates.__getitem__, modalities, rounded(candidates))
+        scores, rows = search_few(query, pool, k)
+    expected = best_of_pool([query], pool, k)
+    np.testing.assert_array_equal(rows, expected[1])
+    np.testing.assert_array_equal(scores, expected[0])
+
+
+@pytest.mark.parametrize("width", [4, 256, 2000])
+def test_cosines_are_off_by_no_more_than_is_said(rng, width):
+    queries, candidates = unit_rows(rng, 5, width), unit_rows(rng, 130, width)
+    exact = queries.astype(np.float64) @ candidates.T.astype(np.float64)
+    for start, near in zip((0, 64, 128), rounded(candidates).blocks(queries), strict=True):
+        off = np.abs(near.cosines - exact[:, start : start + 64])
+        said = near.off(np.arange(5)[:, None], np.arange(off.shape[1])[None])
+        assert (off <= said).all()
+        assert off.max() > said.min() / width
+        assert (said <= near.most()[:, None]).all()
+
+
+def test_search_takes_it_and_reads_only_what_may_be_among_the_best(rng):
+    class Counted(np.ndarray):
+        read = 0
+
+        def __getitem__(self, rows):
+            Counted.read += len(rows) if isinstance(rows, np.ndarray) else 0
+            return super().__getitem__(rows)
+
+    queries, pool = unit_rows(rng, 2, 64), unit_rows(rng, 2000, 64)
+    copy = gcl.rounded(pool)
+    plain, found = gcl.search(queries, pool, k=5), gcl.search(queries, pool.view(Counted), k=5, rounded=copy)
+    np.testing.assert_array_equal(found.rows, plain.rows)
+    np.testing.assert_array_equal(found.scores, plain.scores)
+    assert 10 <= Counted.read < 400
+    with pytest.raises(UserError, match="rounded holds 2000 candidates, not the 1999 given"):
+        gcl.search(queries, pool[:1999], rounded=copy)
+
+
+def test_it_is_stored_and_mapped(rng, tmp_path):
+    vectors = unit_rows(rng, 150, 8)
+    write_rounded(tmp_path, vectors)
+    found, made = open_rounded(tmp_path), rounded(vectors)
+    np.testing.assert_array_equal(found.codes, made.codes)
+    np.testing.assert_array_equal(found.facts, made.facts)
+    assert isinstance(found.codes, np.memmap)
+    assert (len(found), found.codes.shape) == (150, (3, 8, 64))
+
+
+def test_nan_is_an_error(rng):
+    vectors = unit_rows(rng, 5, 4)
+    vectors[3, 2] = np.nan
+    with pytest.raises(UserError, match="vectors hold NaN or infinity"):
+        rounded(vectors)
+
+
+def test_a_product_that_saturates_is_noticed(monkeypatch):
+    class Saturating:
+        def run(self, _, inputs):
+            pairs = inputs["a"].astype(int)[:, :, None] * inputs["b"].astype(int)[None]
+            return [np.clip(pairs[:, ::2] + pairs[:, 1::2], -(2**15), 2**15 - 1).sum(1)]
+
+    monkeypatch.setattr(module, "product", Saturating)
+    module.saturates.cache_clear()
+    assert module.saturates()
+    most = np.full((1, 8), 127, np.uint8), np.full((8, 4), 127, np.int8)  # 7 bits never do
+    assert (Saturating().run(None, {"a": most[0], "b": most[1]})[0] == 8 * 127 * 127).all()
+    module.saturates.cache_clear()
+
+
+def test_a_copy_says_how_many_it_holds(rng):
+    codes, facts = np.zeros((1, 8, 64), np.int8), np.empty((3, 10), np.float32)
+    fill(codes, facts, unit_rows(rng, 10, 8))
+    assert len(Rounded(codes, facts)) == 10
