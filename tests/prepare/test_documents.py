@@ -11,6 +11,7 @@ import pytest
 
 from gcl.common.rows import load_yaml
 from gcl.config.project import load
+from gcl.data.in_turns import pieces
 from gcl.data.prepared import read_benchmark
 from gcl.prepare.benchmarks.mmdocir import overlap
 from gcl.prepare.prepare import prepare_benchmark
@@ -207,6 +208,18 @@ def test_tiir_as_prepared(data, rows, tmp_path):
     twice = bench.tables["query"].image_rows[3].as_py()
     assert len(twice) == 2
     assert len(set(twice)) == 1
+    records = [json.loads(line) for line in (data / "tiir_fixture/documents.jsonl").read_text().splitlines()]
+    texts, places = texts_of(tmp_path / "p", pool), pool.places.to_pylist()
+    for record, text, own in zip(records, texts, places, strict=True):
+        shown = [part.endswith(".png") for part in record["data"]]
+        if text is None or not any(shown) or shown == [True, *[False] * (len(shown) - 1)]:
+            assert own == []
+        else:
+            numbers = [number for number, part in enumerate(pieces(text, tuple(own))) if isinstance(part, int)]
+            assert len(numbers) == sum(shown)
+            said = [part for part in pieces(text, tuple(own)) if isinstance(part, str)]
+            assert " ".join(said) == text
+            assert isinstance(pieces(text, tuple(own))[0], int) == shown[0]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Tiny models with random weights in the exact public layouts, and plain re-implementations of what they compute."""
 
 import json
+from dataclasses import replace
 
 import torch
 from safetensors.torch import save_file
@@ -297,6 +298,9 @@ def pruned_state(model, seed=0):
 def row_of(family, data):
     if family == "vista":
         return tiny_vista(data, context=24)
+    if family == "in_turns":
+        found = tiny_vista(data, context=24)
+        return replace(found, model_cfg=VISTA | {"vision": VISTA["vision"] | {"grid": 2}, "in_turns": True})
     state = pruned_state(None) if family == "pruned" else tinyclip().state_dict()
     save_file({k: v.clone() for k, v in state.items()}, data / "w.safetensors")
     return clip_row({"model": "w.safetensors"})

@@ -2,7 +2,7 @@
 
 Beside the images and texts of records.py a prepared benchmark holds:
 
-    items.parquet     table, item_id, image_rows, weights, text_row     (text_row -1: no text)
+    items.parquet     table, item_id, image_rows, weights, text_row, places     (text_row -1: no text)
     qrels.parquet     task, query_id, candidate_id, relevance
     lists.parquet     task, pool, query_id, candidate_rows    pools that are a list of candidates per query
     excluded.parquet  task, query_id, candidate_ids           candidates that are not ranked for a query
@@ -32,6 +32,7 @@ class Item(NamedTuple):
     text: str | None
     images: tuple[str, ...]  # locations
     weights: tuple[float, ...] = ()  # of several images, sum 1; none: equal
+    places: tuple[int, ...] = ()  # characters of the text before each image, see in_turns.py; none: images come first
 
     @property
     def modality(self) -> str:
@@ -108,7 +109,7 @@ def write_benchmark(folder: Path, contents: Contents, about: dict[str, Any], dig
     check_ids(contents)
     units = ContentRows(digests)
     rows = [
-        (name, i.item_id, [units.image(x) for x in i.images], list(i.weights), units.text(i.text))
+        (name, i.item_id, [units.image(x) for x in i.images], list(i.weights), units.text(i.text), list(i.places))
         for name, items in contents.tables.items()
         for i in items
     ]
@@ -122,6 +123,7 @@ def write_benchmark(folder: Path, contents: Contents, about: dict[str, Any], dig
             "image_rows": pa.list_(pa.int64()),
             "weights": numbers,
             "text_row": pa.int64(),
+            "places": pa.list_(pa.int32()),
         },
         rows,
     )

@@ -25,6 +25,7 @@ class Table(NamedTuple):
     image_rows: pa.ListArray  # of int64
     text_rows: Ints
     weights: pa.ListArray  # of float32, an empty list where images weigh alike
+    places: pa.ListArray  # of int32, an empty list where images come first
 
     def first(self, n: int) -> "Table":
         """Return the first n items."""
@@ -134,8 +135,9 @@ def read_tables(folder: Path) -> dict[str, Table]:
     tables = {}
     for start, stop in pairwise(edges):
         part = items.slice(start, stop - start)
-        ids, images, weights = (part[name].combine_chunks() for name in ("item_id", "image_rows", "weights"))
-        tables[names[start].as_py()] = Table(ids, images, part["text_row"].to_numpy(), weights)
+        lists = ("item_id", "image_rows", "weights", "places")
+        ids, images, weights, places = (part[name].combine_chunks() for name in lists)
+        tables[names[start].as_py()] = Table(ids, images, part["text_row"].to_numpy(), weights, places)
     del items, part
     pa.default_memory_pool().release_unused()  # pools of millions: what reading took besides
     return tables

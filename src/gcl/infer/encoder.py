@@ -55,6 +55,8 @@ class Encoder(NamedTuple):
     threads: int
     batch: int
     pool: ThreadPoolExecutor | None = None  # of workers that take a batch each
+    in_turns: onnxruntime.InferenceSession | None = None  # of texts and images in their order
+    positions: int = 0  # that such an item may have
 
     def map(self, function: Callable[[S], T], batches: Iterable[S]) -> list[T]:
         """Return what a function makes of batches, in their order; workers take them side by side."""
@@ -86,14 +88,15 @@ def open_graphs(onnx: Path, about: About, device: str, threads: int, graphs: Col
     """Open the graphs and the tokenizer that export.json describes."""
 
     def session(name: str) -> Any:
-        is_wanted = name in about["graphs"] and name in graphs
+        is_wanted = name in about["graphs"] and (name in graphs or (name == "in_turns" and "image_text" in graphs))
         return open_session(onnx / f"{name}.onnx", device, threads, about["dtype"]) if is_wanted else None
 
     preprocess = parse(Preprocess, about["preprocess"], str(onnx / "export.json"))
     tokenizer = read_tokenizer(onnx / "tokenizer.json")
     texts = (tokenizer, about["clean"], about.get("fused_context", about["context"]))
     batch = BATCHES[resolve(device)]
-    return Encoder(session("image"), session("text"), session("image_text"), preprocess, *texts, threads, batch)
+    found = Encoder(session("image"), session("text"), session("image_text"), preprocess, *texts, threads, batch)
+    return found._replace(in_turns=session("in_turns"), positions=about.get("positions", 0))
 
 
 def decoded(

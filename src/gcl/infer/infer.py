@@ -3,7 +3,8 @@
 In:  a prepared folder, or what `share` says is new in it, and exported graphs; graphs of heads take the towers'
      outputs for that folder instead.
 Out: image.npy and text.npy, (rows, D) float32 raw outputs in the order of the folder's tables; where fusion
-     is native also image_text.npy, a row for every image and text that occur together (records.fused_keys).
+     is native also image_text.npy, a row for every image and text that occur together (records.fused_keys), and
+     in_turns.npy, one for every item of texts and images in turns (in_turns.items_in_turns), if the model reads such.
 
 What is done is kept beside the output until all is: a process that was killed goes on. Shards are parts of the rows;
 they hold whole chunks, so that batches, and with them the last bits, are the same whatever the number of shards.
@@ -26,9 +27,11 @@ from gcl.common.devices import claim_gpu
 from gcl.common.errors import UserError
 from gcl.common.files import locked
 from gcl.common.progress import progress
+from gcl.data.in_turns import items_in_turns
 from gcl.data.records import fused_keys, own_counts, read_parquet
 from gcl.infer.encoder import Encoder, decoded, encode_fused, encode_texts, open_workers, run_batches, width_of
 from gcl.infer.foreign import infer_foreign
+from gcl.infer.in_turns import blocks
 from gcl.infer.model_folder import read_export
 from gcl.infer.resumable import Growing, move_into_place
 from gcl.infer.session import open_session
@@ -99,7 +102,7 @@ def embed_images(model: Encoder, work: Work, grown: Growing) -> None:
         return found
 
     for first, stop in chunks_of(start, end):
-        blocks: dict[str, list[Floats]] = {name: [] for name in grown.shapes if name != "text"}
+        blocks: dict[str, list[Floats]] = {name: [] for name in grown.shapes if name not in ("text", "in_turns")}
         for at in range(first, stop, JOINED):
             made = model.map(embed, islice(batches, JOINED // batch))  # fewer at the end
             for name in blocks.keys() - {"image_text"}:
@@ -157,12 +160,19 @@ def infer_items(
             shapes["image_flipped"] = shapes["image"]
         if model.fused is not None:
             shapes["image_text"] = (len(work.keys), width_of(model.fused))
+        turns = shard.rows(len(items_in_turns(prepared)))
+        if model.in_turns is not None:
+            shapes["in_turns"] = (turns[1] - turns[0], width_of(model.in_turns))
     sizes = (threads, shard, CHUNK, JOINED, model.batch)
     key = key_of(digest(onnx), digest(prepared), model.image.get_providers(), *sizes, sorted(shapes))
     grown = Growing(folder, key, shapes)
     if not only_texts:
         embed_images(model, work, grown)
     embed_texts(model, work, grown)
+    if "in_turns" in shapes:
+        start = turns[0] + grown.done("in_turns")
+        for block in blocks(model, prepared, start, turns[1]):
+            grown.append("in_turns", grown.done("in_turns") + len(block), {"in_turns": block})
     grown.check()
     (folder / "towers.json").write_text(json.dumps(about["graphs"], sort_keys=True) + "\n", encoding="utf-8")
     return {"providers": model.image.get_providers(), "dtype": about["dtype"]}
@@ -180,6 +190,8 @@ def infer_features(onnx: Path, features: Path, device: str, threads: int, folder
             f"{features} comes from other towers than {onnx} was trained on; run `infer` on the towers again"
         )
     sessions = {name: open_session(onnx / f"{name}.onnx", device, threads) for name in about["graphs"]}
+    if (features / "in_turns.npy").exists():
+        sessions["in_turns"] = sessions["image_text"]
     arrays = {name: read_array(features / f"{name}.npy") for name in sessions}
     shapes = {name: (len(arrays[name]), width_of(session)) for name, session in sessions.items()}
     stamps = [(path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(features.iterdir())]

@@ -72,6 +72,7 @@ class Outputs(NamedTuple):
     image: Floats | Stacked  # (images, D)
     text: Floats | Stacked  # (texts, D)
     fused: Floats | Stacked | None = None  # (combinations, D), in the order of records.fused_keys
+    in_turns: Floats | Stacked | None = None  # (items, D), in the order of in_turns.items_in_turns
 
 
 def read_outputs(folders: Sequence[Path], shared: Path | None = None) -> Outputs:
@@ -90,5 +91,5 @@ def read_outputs(folders: Sequence[Path], shared: Path | None = None) -> Outputs
             raise UserError(f"{name}.npy has widths {widths} in {', '.join(map(str, folders))}: are they one model's?")
         return Stacked(parts, None if shared is None else np.load(shared / f"{name}.npy", mmap_mode="r"))
 
-    fused = read("image_text") if (folders[-1] / "image_text.npy").exists() else None
-    return Outputs(read("image"), read("text"), fused)
+    more = [read(name) if (folders[-1] / f"{name}.npy").exists() else None for name in ("image_text", "in_turns")]
+    return Outputs(read("image"), read("text"), *more)

@@ -46,6 +46,7 @@ def build(backbone: Backbone, data: Path) -> Built:
         return graphs_of(model, size, tokenizer.get_vocab_size(), context)
 
     about = {"activation": config["text"].get("hidden_act", "gelu"), "fused_context": model.fused_context(context)}
+    about |= {"positions": model.positions} if model.reads_in_turns else {}
     shown = {
         "vista": config,
         "preprocess": {"size": size, "mean": backbone.preprocess.mean, "std": backbone.preprocess.std},
@@ -106,7 +107,32 @@ def graphs_of(model: Any, size: int, words: int, context: int, head: bool = True
         return found
 
     ids = min(1000, words // 2), min(20000, words)
-    return native_graphs(model, image, text, fused, size, ids, model.pad, (context, model.fused_context(context)))
+    found = native_graphs(model, image, text, fused, size, ids, model.pad, (context, model.fused_context(context)))
+    return found | ({"in_turns": in_turns_graph(model, found["image_text"], head)} if model.reads_in_turns else {})
+
+
+def in_turns_graph(model: Any, fused: Graph, head: bool) -> Graph:
+    """Return the graph of items in turns, with two images each in its example."""
+    import torch
+
+    from gcl.models.modules.native import InTurns
+
+    tokens, ids = fused.inputs["image_tokens"].repeat(1, 2, 1), fused.inputs["ids"]
+    images, length = tokens.shape[1], ids.shape[1]
+    order = [images, *range(images // 2), images + 1, *range(images // 2, images), *range(images + 2, images + length)]
+    orders = torch.tensor([order, [*order[:-2], -1, -1], order[::-1]])
+
+    def way(image_tokens: "Tensor", ids: "Tensor", order: "Tensor") -> "Tensor":
+        found: Tensor = model.fuse_in_turns(image_tokens, ids, order, head)
+        return found
+
+    free: dict[str, tuple[str, ...]] = {
+        "image_tokens": ("batch", "images"),
+        "ids": ("batch", "words"),
+        "order": ("batch", "places"),
+    }
+    inputs = {"image_tokens": tokens, "ids": ids, "order": orders}
+    return Graph(InTurns(model, way).eval(), inputs, free, model.positions)
 
 
 def towers(built: Built) -> dict[str, Graph]:

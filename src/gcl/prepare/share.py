@@ -5,9 +5,10 @@ In:  a prepared benchmark, and what is embedded of the benchmarks before it: pre
 Out: a folder that `infer` reads as it reads a prepared one:
        images.parquet, locations.parquet, texts.parquet   the new ones, then those that a new combination needs
        fused.parquet                                      image_row, text_row of the new combinations
+       in_turns.parquet                                   items of texts and images in turns, all of this benchmark's
        own.json                                           how many images and texts are new
-     and image.npy, text.npy, image_text.npy: for every row of the prepared benchmark its row in the embeddings of
-     all, one benchmark after the other.
+     and image.npy, text.npy, image_text.npy, in_turns.npy: for every row of the prepared benchmark its row in the
+     embeddings of all, one benchmark after the other.
 """
 
 import json
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from gcl.common.arrays import Ints
 from gcl.common.command import parser, run
 from gcl.common.files import atomic_path
+from gcl.data.in_turns import InTurns, items_in_turns, write_in_turns
 from gcl.data.records import fused_keys, own_counts, read_parquet, split_codes, to_codes
 
 
@@ -83,7 +85,10 @@ def share(earlier: list[Path], prepared: Path, output: Path) -> None:
     codes = to_codes(rows["image"][content.keys[:, 0]], rows["text"][content.keys[:, 1]])
     found_key = rows_in([as_column(k) for k in known_keys], as_column(codes))
     new_keys = content.keys[found_key < 0]
-    taken_images, taken_texts = new_first(found_image < 0, new_keys[:, 0]), new_first(found_text < 0, new_keys[:, 1])
+    turns = items_in_turns(prepared)
+    in_turns = [row for item in turns for row in item.images], [item.text for item in turns]
+    taken_images = new_first(found_image < 0, np.append(new_keys[:, 0], in_turns[0]).astype(np.int64))
+    taken_texts = new_first(found_text < 0, np.append(new_keys[:, 1], in_turns[1]).astype(np.int64))
     place_image, place_text = inverse(taken_images, len(content.images)), inverse(taken_texts, len(content.texts))
     here = to_codes(place_image[new_keys[:, 0]], place_text[new_keys[:, 1]])
     rows["image_text"] = found_key.copy()
@@ -99,9 +104,14 @@ def share(earlier: list[Path], prepared: Path, output: Path) -> None:
             pq.write_table(pa.table({column: values.take(pa.array(taken))}), folder / f"{name}.parquet")
         pairs = split_codes(np.sort(here))
         pq.write_table(pa.table({"image_row": pairs[:, 0], "text_row": pairs[:, 1]}), folder / "fused.parquet")
+        places = [tuple(place_image[list(item.images)].tolist()) for item in turns]
+        write_in_turns(
+            folder, [InTurns(p, int(place_text[i.text]), i.places) for p, i in zip(places, turns, strict=True)]
+        )
         own = {"images": int((found_image < 0).sum()), "texts": int((found_text < 0).sum())}
         (folder / "own.json").write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
-        for name, array in rows.items():
+        before = sum(len(items_in_turns(path)) for path in earlier)
+        for name, array in (rows | {"in_turns": before + np.arange(len(turns))}).items():
             np.save(folder / f"{name}.npy", array)
 
 

@@ -1,12 +1,14 @@
 """Unit vectors of a benchmark's items, a block at a time, from the outputs for its images and texts."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcl.common.arrays import MODALITIES, Floats, Ints, norms
+from gcl.data.in_turns import InTurns
 from gcl.data.prepared import Table
 from gcl.data.records import split_codes, to_codes
 from gcl.infer.store import Outputs, Stacked, rows_of
@@ -14,7 +16,8 @@ from gcl.retrieve import calibration
 
 NOTHING = -1
 PIECE = 2048  # items at a time: what is made on the way is then in memory that is used again, most of it in a cache
-Several = dict[int, tuple[tuple[int, ...], tuple[float, ...]]]
+Key = tuple[tuple[int, ...], int, tuple[float, ...], tuple[int, ...]]  # rows of images, of the text, weights, places
+Several = dict[int, Key]
 
 
 class ModelOutputs(NamedTuple):
@@ -24,6 +27,7 @@ class ModelOutputs(NamedTuple):
     keys: Ints  # (K,) sorted codes of the (image row, text row) that outputs.fused has; empty unless fusion is native
     fusion: str
     late: int = 1  # vectors of an item
+    in_turns: Mapping[InTurns, int] = MappingProxyType({})  # item -> its row of outputs.in_turns
 
 
 class Distinct(NamedTuple):
@@ -31,14 +35,14 @@ class Distinct(NamedTuple):
 
     images: Ints  # (U,) row of the image, the first of several; NOTHING for none
     texts: Ints  # (U,) row of the text; NOTHING for none
-    several: Several  # items of several images: their rows and weights
+    several: Several  # items of several images, or of one that does not come first
     modalities: NDArray[np.int8]  # (U,) into MODALITIES
     rows: Ints  # (n,) distinct item of every item, one table after the other
 
 
 def distinct_items(tables: Iterable[Table]) -> Distinct:
     """Find the distinct items of tables that are searched together."""
-    several: dict[tuple[tuple[int, ...], int, tuple[float, ...]], int] = {}
+    several: dict[Key, int] = {}
     found, numbers = numbered(np.concatenate([item_codes(table, several) for table in tables]))
     known = list(several)
     images, texts = split_codes(found).T
@@ -46,7 +50,7 @@ def distinct_items(tables: Iterable[Table]) -> Distinct:
     keys = [known[-1 - code] for code in found[places].tolist()]
     images[places], texts[places] = [key[0][0] for key in keys], [key[1] for key in keys]
     modalities = np.where(texts == NOTHING, 0, np.where(images == NOTHING, 1, 2)).astype(np.int8)
-    of_several = {int(place): (key[0], key[2]) for place, key in zip(places, keys, strict=True)}
+    of_several = dict(zip(places.tolist(), keys, strict=True))
     return Distinct(images, texts, of_several, modalities, numbers)
 
 
@@ -79,8 +83,8 @@ def numbered(codes: Ints) -> tuple[Ints, Ints]:
     return codes[np.sort(firsts)], numbers
 
 
-def item_codes(table: Table, several: dict[tuple[tuple[int, ...], int, tuple[float, ...]], int]) -> Ints:
-    """Return a number for each item, equal for equal items; those of several images are below 0 and listed."""
+def item_codes(table: Table, several: dict[Key, int]) -> Ints:
+    """Return a number for each item, equal for equal items; of several images or in turns: negative, and listed."""
     codes = to_codes(np.int64(NOTHING), table.text_rows)
     lengths = table.image_rows.value_lengths().to_numpy()
     items = np.flatnonzero(lengths)  # those with images
@@ -88,9 +92,11 @@ def item_codes(table: Table, several: dict[tuple[tuple[int, ...], int, tuple[flo
     flat = table.image_rows.flatten().to_numpy()
     starts = np.cumsum(lengths) - lengths
     codes[items] = to_codes(flat[starts], table.text_rows[items])
-    for place in np.flatnonzero(lengths > 1).tolist():
+    in_turns = table.places.value_lengths().to_numpy()[items] > 0
+    for place in np.flatnonzero((lengths > 1) | in_turns).tolist():
         item, rows = int(items[place]), tuple(flat[starts[place] : starts[place] + lengths[place]].tolist())
-        key = (rows, int(table.text_rows[item]), tuple(table.weights[item].as_py()))
+        lists = (tuple(column[item].as_py()) for column in (table.weights, table.places))
+        key: Key = (rows, int(table.text_rows[item]), *lists)  # type: ignore[assignment]
         codes[item] = -1 - several.setdefault(key, len(several))
     return codes
 
@@ -124,7 +130,7 @@ def fill(found: Floats, items: Distinct, rows: Ints, source: ModelOutputs, mode:
             continue
         chosen, target = rows[places], slice(None) if len(places) == len(rows) else places
         if modality == "image_text" and outputs.fused is not None:
-            fused = fused_outputs(items, chosen, outputs.fused, source.keys)
+            fused = fused_outputs(items, chosen, source)
             found[target] = calibration.vectors(None, None, mode, source.fusion, stats, fused, source.late)
             continue
         image = None if modality == "text" else image_outputs(items, chosen, outputs.image)
@@ -137,20 +143,23 @@ def image_outputs(items: Distinct, chosen: Ints, outputs: Floats | Stacked) -> F
     picked = rows_of(outputs, items.images[chosen])
     for place, item in enumerate(chosen.tolist() if items.several else []):
         if item in items.several:
-            rows, weights = items.several[item]
+            rows, _, weights, _ = items.several[item]
             picked[place] = pooled(rows_of(outputs, np.array(rows)), weights)
     return picked
 
 
-def fused_outputs(items: Distinct, chosen: Ints, outputs: Floats | Stacked, keys: Ints) -> Floats:
-    """Return the outputs of chosen items' images and texts together, several images pooled."""
-    codes = to_codes(items.images[chosen], items.texts[chosen])
-    picked = rows_of(outputs, np.searchsorted(keys, codes))
+def fused_outputs(items: Distinct, chosen: Ints, source: ModelOutputs) -> Floats:
+    """Return the outputs of chosen items' images and texts together, several images in turns or else pooled."""
+    fused, in_turns = source.outputs.fused, source.outputs.in_turns
+    picked = rows_of(fused, np.searchsorted(source.keys, to_codes(items.images[chosen], items.texts[chosen])))
     for place, item in enumerate(chosen.tolist() if items.several else []):
         if item in items.several:
-            rows, weights = items.several[item]
-            together = to_codes(np.array(rows), np.full(len(rows), items.texts[item]))
-            picked[place] = pooled(rows_of(outputs, np.searchsorted(keys, together)), weights)
+            rows, text, weights, places = items.several[item]
+            if in_turns is not None and places:
+                picked[place] = rows_of(in_turns, np.array([source.in_turns[InTurns(rows, text, places)]]))[0]
+                continue
+            together = to_codes(np.array(rows), np.full(len(rows), text))
+            picked[place] = pooled(rows_of(fused, np.searchsorted(source.keys, together)), weights)
     return picked
 
 

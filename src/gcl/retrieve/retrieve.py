@@ -20,10 +20,11 @@ from gcl.common.files import atomic_path
 from gcl.common.names import lookup
 from gcl.common.progress import progress
 from gcl.common.rows import made_by
+from gcl.data.in_turns import items_in_turns
 from gcl.data.prepared import PreparedBenchmark, read_benchmark
 from gcl.data.records import fused_keys, to_codes
 from gcl.infer.model_folder import read_export
-from gcl.infer.store import Outputs, read_outputs
+from gcl.infer.store import read_outputs
 from gcl.retrieve.biases import read_bank
 from gcl.retrieve.calibration import MODES, read_calibration
 from gcl.retrieve.item_vectors import ModelOutputs
@@ -31,12 +32,12 @@ from gcl.retrieve.run_file import STORED, run_table, write_trec
 from gcl.retrieve.task_ranker import Ranker
 
 
-def check_rows(bench: PreparedBenchmark, outputs: Outputs, combinations: int, folder: Path) -> None:
+def check_rows(bench: PreparedBenchmark, source: ModelOutputs, folder: Path) -> None:
     """Raise ValueError if the embeddings are not of this benchmark, or not of one model."""
     images = 1 + max(int(t.image_rows.flatten().to_numpy().max(initial=-1)) for t in bench.tables.values())
     texts = 1 + max(int(t.text_rows.max()) for t in bench.tables.values())
-    wanted_rows = (images, texts, combinations)
-    for name, array, wanted in zip(("image", "text", "image_text"), outputs, wanted_rows, strict=True):
+    outputs, wanted_rows = source.outputs, (images, texts, len(source.keys), len(source.in_turns))
+    for name, array, wanted in zip(("image", "text", "image_text", "in_turns"), outputs, wanted_rows, strict=True):
         if array is None:
             continue
         if len(array) != wanted:
@@ -56,7 +57,8 @@ def read_source(
     lookup(dict.fromkeys(FUSIONS), str(fusion), "fusion", "src/gcl/common/arrays.py")
     outputs = read_outputs(embeddings, shared)
     keys = to_codes(*fused_keys(prepared).T) if outputs.fused is not None else np.empty(0, np.int64)
-    return ModelOutputs(outputs, keys, fusion, late)
+    in_turns = {item: row for row, item in enumerate(items_in_turns(prepared))} if outputs.in_turns is not None else {}
+    return ModelOutputs(outputs, keys, fusion, late, in_turns)
 
 
 def rank_seed(
@@ -78,7 +80,7 @@ def rank_seed(
     if not 0 <= seed < 2**15:
         raise UserError(f"{onnx}/export.json: seed {seed}, expected 0 to {2**15 - 1}")
     source = read_source(prepared, embeddings, shared, about["fusion"], late)
-    check_rows(bench, source.outputs, len(source.keys), embeddings[-1])
+    check_rows(bench, source, embeddings[-1])
     bank = None if calibration_file is None else read_bank(calibration_file, modes)
     ranker = Ranker(bench, source, stats, device, bank, modes)
     for mode in modes:

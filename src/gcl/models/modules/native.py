@@ -45,6 +45,15 @@ class Fused(Part):
         return found
 
 
+class InTurns(Part):
+    """Image tokens and token ids in a given order to vectors."""
+
+    def forward(self, image_tokens: Tensor, ids: Tensor, order: Tensor) -> Tensor:
+        """Return (B, D)."""
+        found: Tensor = self.way(image_tokens, ids, order)
+        return found
+
+
 def native_graphs(
     model: nn.Module,
     image: Callable[[Tensor], tuple[Tensor, Tensor]],

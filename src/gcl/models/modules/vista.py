@@ -53,6 +53,7 @@ class Vista(nn.Module):
         width = self.text.config.hidden_size
         self.visual_proj = nn.Linear(self.vision.num_features, width)
         self.is_mean = config.get("pool", "cls") == "mean"
+        self.reads_in_turns = bool(config.get("in_turns", False))
         # XLM-R's own text positions start at 2; in the fused path VISTA counts from 0 for both.
         self.proj: nn.Module | None = None
         if "embed_dim" in config:
@@ -68,6 +69,12 @@ class Vista(nn.Module):
         self.empty.copy_(torch.tensor(ids))
         self.pad = pad
 
+    @property
+    def positions(self) -> int:
+        """Return how many tokens an item may have in all."""
+        found: int = self.text.config.max_position_embeddings
+        return found
+
     def set_grad_checkpointing(self) -> None:
         """Trade compute for memory in both towers."""
         self.vision.set_grad_checkpointing()
@@ -76,7 +83,7 @@ class Vista(nn.Module):
     def fused_context(self, context: int) -> int:
         """Return how many text tokens fit beside the image tokens."""
         image = self.grid**2 if self.grid else self.vision.patch_embed.num_patches
-        return min(context, self.text.config.max_position_embeddings - image)
+        return min(context, self.positions - image)
 
     def image_tokens(self, pixels: Tensor) -> Tensor:
         """Return (B, P, W) projected, un-normalised tokens of (B, 3, S, S) pixels."""
@@ -117,6 +124,24 @@ class Vista(nn.Module):
         mask = torch.cat([torch.ones_like(tokens[..., 0], dtype=torch.long), (ids != self.pad).long()], 1)
         positions = torch.arange(joined.shape[1], device=ids.device)[None]
         found = self.text(inputs_embeds=joined, attention_mask=mask, position_ids=positions)
+        return self.pooled(found.last_hidden_state, mask, head)
+
+    def fuse_in_turns(self, tokens: Tensor, ids: Tensor, order: Tensor, head: bool = True) -> Tensor:
+        """Encode items whose texts and images stand in turns; one image before its text gives what `fuse` does.
+
+        Args:
+            tokens: (B, P, W) of all images of an item, one after the other.
+            ids: (B, L) of all its texts, with the first and last of a text around them.
+            order: (B, S) what is read: places in (tokens, ids), below 0 for padding.
+            head: as for `pooled`.
+        """
+        image = tokens - self.text.embeddings.token_type_embeddings.weight[0]  # as in `fuse`
+        words = self.text.embeddings.word_embeddings(ids)
+        joined = torch.cat([image.to(words.dtype), words], 1)
+        read = joined.gather(1, order.clamp(min=0)[:, :, None].expand(-1, -1, joined.shape[2]))
+        mask = (order >= 0).long()
+        positions = torch.arange(order.shape[1], device=ids.device)[None]
+        found = self.text(inputs_embeds=read, attention_mask=mask, position_ids=positions)
         return self.pooled(found.last_hidden_state, mask, head)
 
     def encode_text(self, ids: Tensor, head: bool = True) -> Tensor:

@@ -4,8 +4,9 @@
     documents.jsonl    {"id": ..., "data": [...]}
     qrels.jsonl        {"did": ..., "qid": ...}; lines without qid, which list further documents, are skipped
 
-Texts are joined by spaces and images are pooled, which is the authors' vector fusion; their order among each other is
-lost. The pool is all documents; one is relevant, so that AP@10 is what the authors call MRR@10.
+Texts are joined by spaces, and where images stand among them is kept for models that read items in turns; others pool
+images, which is the authors' vector fusion. The pool is all documents; one is relevant, so that AP@10 is what the
+authors call MRR@10.
 """
 
 from collections.abc import Iterator
@@ -56,10 +57,17 @@ def read_items(path: Path, key: str, images: Path) -> Iterator[Item]:
         if odd := [part for part in parts if not isinstance(part, str)]:
             raise UserError(f"{place}: 'data' holds {odd[0]!r}, expected texts and names of images")
         shown = tuple(locate(images, part, place) for part in parts if part.endswith(IMAGE))
-        text = " ".join(part.strip() for part in parts if not part.endswith(IMAGE)).strip()
+        text, places = "", []
+        for part in parts:
+            if part.endswith(IMAGE):
+                places.append(len(text))
+            elif part.strip():
+                text = f"{text} {part.strip()}" if text else part.strip()
         if not text and not shown:
             raise UserError(f"{place}: '{item_id}' has neither text nor image")
-        yield Item(item_id, well_formed(text, f"{place}: 'data'") or None, shown)
+        in_turns = bool(text) and (any(places) or len(places) > 1)
+        whole = well_formed(text, f"{place}: 'data'") or None
+        yield Item(item_id, whole, shown, places=tuple(places) if in_turns else ())
 
 
 def read_tiir(folder: Path, images: Path, row: Benchmark) -> Contents:
