@@ -160,8 +160,8 @@ def infer_items(
             shapes["image_flipped"] = shapes["image"]
         if model.fused is not None:
             shapes["image_text"] = (len(work.keys), width_of(model.fused))
-        turns = shard.rows(len(items_in_turns(prepared)))
         if model.in_turns is not None:
+            turns = shard.rows(len(items_in_turns(prepared)))
             shapes["in_turns"] = (turns[1] - turns[0], width_of(model.in_turns))
     sizes = (threads, shard, CHUNK, JOINED, model.batch)
     key = key_of(digest(onnx), digest(prepared), model.image.get_providers(), *sizes, sorted(shapes))

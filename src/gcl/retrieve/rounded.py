@@ -66,7 +66,7 @@ class Rounded(NamedTuple):
         def near(start: int) -> Near:
             scale, error, total = self.facts[:, start : start + BLOCK]
             found = product().run(None, {"a": codes, "b": self.codes[start // BLOCK]})[0][:, : len(scale)]
-            found -= (zero * total).astype(np.int32)
+            found -= zero * total.astype(np.int32)
             cosines = found.astype(np.float32)
             cosines *= scale
             cosines *= scales
