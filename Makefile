@@ -65,7 +65,7 @@ repro: setup
 
 # Each neighbouring method once: results/eleven/neighbours.md.
 neighbours: setup
-	snakemake --cores $(CORES) --configfile config/eleven.yaml
+	snakemake --cores $(CORES) --configfile config/eleven.yaml --prioritize results/eleven/rerankers/clip_lite/cl_t05/joint
 	python scripts/neighbours.py
 
 # An hour and more, 12 GB of disk, peers in the same processes; writes results/benchmarks/ and results/tables/performance.md.
