@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from gcl.retrieve import exact as ranking
-from gcl.retrieve import pruned_scan as scan
 from gcl.retrieve.exact import Pool, Query
-from gcl.retrieve.rounded import Rounded, rounded
+from gcl.retrieve.scan import pruned as scan
+from gcl.retrieve.scan.rounded import Rounded, rounded
 from gcl.retrieve.search import FEW, best_rows
 from measure import arguments, growth, growth_alone, in_turns, options, table, write
 

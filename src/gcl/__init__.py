@@ -23,7 +23,7 @@ DOORS = {
     "load": "gcl.infer.model",
     "Hits": "gcl.retrieve.search",
     "search": "gcl.retrieve.search",
-    "rounded": "gcl.retrieve.rounded",
+    "rounded": "gcl.retrieve.scan.rounded",
     "evaluate": "gcl.score.evaluate",
 }
 

@@ -19,7 +19,7 @@ from gcl.common.arrays import MODALITIES, unit
 from gcl.common.errors import UserError
 from gcl.retrieve.calibration import affine
 from gcl.retrieve.exact import Query
-from gcl.retrieve.rounded import Rounded
+from gcl.retrieve.scan.rounded import Rounded
 from support.arrays import unit_rows
 
 

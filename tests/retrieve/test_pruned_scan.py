@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gcl.retrieve import exact as ranking
-from gcl.retrieve import pruned_scan as scan
 from gcl.retrieve.exact import Pool, Query
+from gcl.retrieve.scan import pruned as scan
 from support.arrays import unit_rows
 
 CPU = torch.device("cpu")

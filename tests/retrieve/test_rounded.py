@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 
 import gcl
 from gcl.common.errors import UserError
-from gcl.retrieve import rounded as module
 from gcl.retrieve.exact import Pool, Query, best_of_pool
-from gcl.retrieve.rounded import Rounded, fill, open_rounded, rounded, write_rounded
+from gcl.retrieve.scan import rounded as module
+from gcl.retrieve.scan.rounded import Rounded, fill, open_rounded, rounded, write_rounded
 from gcl.retrieve.search import search_few
 from support.arrays import unit_rows
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    for name in ("gcl.retrieve.rounded.BLOCK", "gcl.retrieve.search.BLOCK"):
+    for name in ("gcl.retrieve.scan.rounded.BLOCK", "gcl.retrieve.search.BLOCK"):
         monkeypatch.setattr(name, 64)
 
 
@@ -40,7 +40,7 @@ def test_the_best_are_those_of_the_slow_search(saturates, seed, n, size, k, kind
     modalities = rng.integers(0, 3, size).astype(np.int8)
     query = Query(unit_rows(rng, n, 16), rng.uniform(0.5, 20, (n, 3)), rng.normal(0, 5, (n, 3)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gcl.retrieve.rounded.saturates", lambda: saturates)
+        patch.setattr("gcl.retrieve.scan.rounded.saturates", lambda: saturates)
         pool = Pool(size, candidates.__getitem__, modalities, rounded(candidates))
         scores, rows = search_few(query, pool, k)
     expected = best_of_pool([query], pool, k)

@@ -19,7 +19,7 @@ from gcl.common.arrays import MODALITIES, Floats
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path, write_json
 from gcl.common.rows import made_by
-from gcl.retrieve.rounded import CODES, Rounded, open_rounded, write_rounded
+from gcl.retrieve.scan.rounded import CODES, Rounded, open_rounded, write_rounded
 
 FORMAT = 1
 TABLE = "items"

@@ -30,11 +30,11 @@ from gcl.export.export import compare
 from gcl.export.graphs import export_module
 from gcl.infer.session import open_session
 from gcl.models import Graph, family
-from gcl.rerank.adapter_model import Adapter
 from gcl.rerank.fit_reranker import relevance_of
 from gcl.rerank.joint import Contents, read_contents
-from gcl.rerank.joint_model import Joint, Side
 from gcl.rerank.lists import ADAPTER, FIRST_STAGE, JOINT, Lists, RankedLists, seeds_of
+from gcl.rerank.networks.adapter import Adapter
+from gcl.rerank.networks.joint import Joint, Side
 
 STEPS, DECAY, CLIP = 120, 1e-2, 1.0
 QUERIES, CANDIDATES = 8, 6  # of a step, and of each of its queries
@@ -260,7 +260,7 @@ def main() -> None:
     )
     options.add_argument("--data", type=Path, default=Path("data"), help="folder of fetched data sets")
     options.add_argument("--tokens", required=True, type=Path, help="its exported towers")
-    options.add_argument("--network", default=JOINT, choices=NETWORKS, help="which; gcl/rerank/*_model.py (joint)")
+    options.add_argument("--network", default=JOINT, choices=NETWORKS, help="which; gcl/rerank/networks (joint)")
     options.add_argument("--k", type=int, default=20, help="candidates of a query that are ranked again (20)")
     options.add_argument("--output", required=True, type=Path, help="folder to write")
     run(options, fit_joint)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gcl.common.arrays import Floats, Ints
 from gcl.common.errors import UserError
-from gcl.retrieve.rounded import Rounded
+from gcl.retrieve.scan.rounded import Rounded
 
 BLOCK = 4096  # candidates that are scored at a time
 NO_ROW = 2**32 - 1  # of what a query lacks; above every row

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gcl.common.arrays import Floats, Ints, norms
 from gcl.common.errors import UserError
 from gcl.retrieve.exact import NO_ROW, Pool, Query, best_of_pool, kept
-from gcl.retrieve.rounded import BLOCK, LENGTH, Near, Rounded
+from gcl.retrieve.scan.rounded import BLOCK, LENGTH, Near, Rounded
 
 log = logging.getLogger(__name__)
 
@@ -119,9 +119,9 @@ def best_rows(queries: list[Query], pool: Pool, k: int, device: str) -> tuple[Fl
         )
         return best_of_pool(queries, pool, k)
     from gcl.common.torch_device import choose_device
-    from gcl.retrieve import pruned_scan
+    from gcl.retrieve.scan import pruned
 
-    return pruned_scan.scan_pool(queries, pool, k, choose_device(device))
+    return pruned.scan_pool(queries, pool, k, choose_device(device))
 
 
 def bound(width: int) -> float:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from gcl.rerank.joint_model import LAYERS, Side
+from gcl.rerank.networks.joint import LAYERS, Side
 
 TOKENS = 8  # that are learned
 HEADS = 4

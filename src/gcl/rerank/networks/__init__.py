@@ -1,0 +1,1 @@
+"""Networks that have query and candidate in sight together."""
