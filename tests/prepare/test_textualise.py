@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gcl.common.errors import UserError
 from gcl.common.rows import load_yaml
@@ -94,3 +96,26 @@ def test_a_benchmark_is_prepared_with_captions(tmp_path, keep):
     assert found.qrels["cirr"] == before.qrels["cirr"]
     lengths = found.tables[task.queries].image_rows.value_lengths().to_pylist()
     assert lengths == ([1] * 4 if keep else [0] * 4)
+
+
+CELLS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.text(max_size=8), st.lists(st.text(max_size=3), max_size=2)
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(
+        st.binary(max_size=60), st.lists(st.dictionaries(st.sampled_from(["image", "caption", "x"]), CELLS), max_size=4)
+    )
+)
+def test_whatever_the_file_holds_it_is_captions_or_a_message(tmp_path, content):
+    path = tmp_path / "captions.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else "\n".join(map(json.dumps, content)).encode())
+    found, said = {}, str(path)
+    try:
+        found = read_captions(path)
+    except UserError as error:
+        said = str(error)
+    assert str(path) in said
+    assert all(image and caption.strip() for image, caption in found.items())
