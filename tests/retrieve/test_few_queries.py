@@ -1,4 +1,4 @@
-"""The pass in float32 for few queries, against the slow search of everything."""
+"""The pass for few queries, in float32 or over the copy in 8 bits, against the slow search of everything."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from gcl.common.errors import UserError
 from gcl.retrieve.exact import Pool, Query, best_of_pool
+from gcl.retrieve.scan.rounded import rounded
 from gcl.retrieve.search import bound, search_few
 from support.arrays import unit_rows
 
@@ -15,12 +16,13 @@ def pool_of(vectors, modalities):
     return Pool(len(vectors), lambda rows: vectors[rows], modalities)
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("copy", ["none", "8 bits", "7 bits"])  # that is read in place of the vectors
+@settings(max_examples=80, deadline=None)
 @given(
-    st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 300), st.integers(1, 40),
-    st.sampled_from(["random", "equal", "near", "few values"]),
+    st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 300), st.integers(1, 40),
+    st.sampled_from(["random", "equal", "near", "few values", "one number"]),
 )  # fmt: skip
-def test_the_best_are_those_of_the_slow_search(seed, n, size, k, kind):
+def test_the_best_are_those_of_the_slow_search(copy, seed, n, size, k, kind):
     rng = np.random.default_rng(seed)
     candidates = unit_rows(rng, size, 16)
     if kind == "equal":
@@ -29,13 +31,17 @@ def test_the_best_are_those_of_the_slow_search(seed, n, size, k, kind):
         candidates = candidates[:1] + rng.normal(0, 1e-7, (size, 16)).astype(np.float32)
     elif kind == "few values":
         candidates = candidates[rng.integers(0, min(size, 3), size)]
+    elif kind == "one number":
+        candidates = np.eye(16, dtype=np.float32)[rng.integers(0, 16, size)]
     modalities = rng.integers(0, 3, size).astype(np.int8)
     scales = rng.uniform(0.5, 20, (n, 3)), rng.normal(0, 5, (n, 3))
     query = Query(unit_rows(rng, n, 16), *scales)
     pool = pool_of(candidates, modalities)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gcl.retrieve.search.BLOCK", 64)
-        scores, rows = search_few(query, pool, k)
+        for name in ("search", "scan.rounded"):
+            patch.setattr(f"gcl.retrieve.{name}.BLOCK", 64)
+        patch.setattr("gcl.retrieve.scan.rounded.saturates", lambda: copy == "7 bits")
+        scores, rows = search_few(query, pool if copy == "none" else pool._replace(rounded=rounded(candidates)), k)
     expected = best_of_pool([query], pool, k)
     np.testing.assert_array_equal(rows, expected[1])
     np.testing.assert_array_equal(scores, expected[0])

@@ -1,16 +1,12 @@
-"""The copy in 8 bits, against the slow search of everything."""
+"""The copy in 8 bits: its bounds, its files, and processors that saturate."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import gcl
 from gcl.common.errors import UserError
-from gcl.retrieve.exact import Pool, Query, best_of_pool
 from gcl.retrieve.scan import rounded as module
 from gcl.retrieve.scan.rounded import Rounded, fill, open_rounded, rounded, write_rounded
-from gcl.retrieve.search import search_few
 from support.arrays import unit_rows
 
 
@@ -18,34 +14,6 @@ from support.arrays import unit_rows
 def small_blocks(monkeypatch):
     for name in ("gcl.retrieve.scan.rounded.BLOCK", "gcl.retrieve.search.BLOCK"):
         monkeypatch.setattr(name, 64)
-
-
-@pytest.mark.parametrize("saturates", [False, True], ids=["8 bits", "7 bits"])
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 300), st.integers(1, 40),
-    st.sampled_from(["random", "equal", "near", "few values", "one number"]),
-)  # fmt: skip
-def test_the_best_are_those_of_the_slow_search(saturates, seed, n, size, k, kind):
-    rng = np.random.default_rng(seed)
-    candidates = unit_rows(rng, size, 16)
-    if kind == "equal":
-        candidates[:] = candidates[0]
-    elif kind == "near":
-        candidates = candidates[:1] + rng.normal(0, 1e-7, (size, 16)).astype(np.float32)
-    elif kind == "few values":
-        candidates = candidates[rng.integers(0, min(size, 3), size)]
-    elif kind == "one number":
-        candidates = np.eye(16, dtype=np.float32)[rng.integers(0, 16, size)]
-    modalities = rng.integers(0, 3, size).astype(np.int8)
-    query = Query(unit_rows(rng, n, 16), rng.uniform(0.5, 20, (n, 3)), rng.normal(0, 5, (n, 3)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gcl.retrieve.scan.rounded.saturates", lambda: saturates)
-        pool = Pool(size, candidates.__getitem__, modalities, rounded(candidates))
-        scores, rows = search_few(query, pool, k)
-    expected = best_of_pool([query], pool, k)
-    np.testing.assert_array_equal(rows, expected[1])
-    np.testing.assert_array_equal(scores, expected[0])
 
 
 @pytest.mark.parametrize("width", [4, 256, 2000])
