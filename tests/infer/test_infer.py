@@ -34,9 +34,9 @@ def universe(tmp_path_factory):
     return read_parquet(folder / "pairs/locations.parquet")["location"].to_pylist(), folder / "pairs"
 
 
-@pytest.fixture(scope="module", params=["clip", "vista", "in_turns"])
+@pytest.fixture(scope="module", params=["clip", "in_turns"])
 def model(request, tmp_path_factory, universe):
-    """A tiny exported model, one of each kind of fusion, and one that reads texts and images in turns."""
+    """A tiny exported model, one of each kind of fusion; VISTA's also reads texts and images in turns."""
     return exported(request.param, tmp_path_factory.mktemp(request.param), universe[1])
 
 

@@ -29,7 +29,7 @@ class ImagesFrom:
 class Captions:
     """What is written of a benchmark's images, which its items have in their place or beside them."""
 
-    file: str  # JSON lines of image and caption, gcl.prepare.textualise
+    file: str  # JSON lines of image and caption, gcl.data.textualise
     keep_images: bool = False
 
 

@@ -22,11 +22,11 @@ from gcl.config.benchmarks import Benchmark, TaskFacts
 from gcl.data.images import UPRIGHT, is_turned, loaded, read_bytes, to_rgb, turned_upright
 from gcl.data.items import Contents, write_benchmark
 from gcl.data.records import Pair, content_id, write_pairs, write_rejects
+from gcl.data.textualise import read_captions, textualised
 from gcl.prepare.benchmarks import reader_of
 from gcl.prepare.benchmarks.own import Options as HeldOut
 from gcl.prepare.hold_out import HELD_OUT, hold_out
 from gcl.prepare.pairs import reader_of_pairs
-from gcl.prepare.textualise import read_captions, textualised
 
 log = logging.getLogger(__name__)
 

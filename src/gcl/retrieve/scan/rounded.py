@@ -140,6 +140,9 @@ def rounded(vectors: Floats) -> Rounded:
         What `gcl.search(..., rounded=)` takes: for up to 64 queries at a time it reads this first, and of the vectors
         only what may be among the best.
 
+    Raises:
+        UserError: the vectors hold NaN or infinity.
+
     Example:
         >>> import gcl, numpy as np
         >>> pool = np.eye(3, dtype=np.float32)

@@ -13,8 +13,8 @@ from gcl.config.benchmarks import Captions
 from gcl.config.project import load
 from gcl.data.items import Contents, Item, Task
 from gcl.data.prepared import read_benchmark
+from gcl.data.textualise import read_captions, textualised
 from gcl.prepare.prepare import prepare_benchmark
-from gcl.prepare.textualise import read_captions, textualised
 from support.workflow import ROOT
 
 
