@@ -61,6 +61,7 @@ def run(clone, *arguments):
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_jobs_run_in_the_environment_and_switching_re_runs_nothing(clone):
     write_channel(clone / "channels/conda-forge")
     text = run(clone, "--cores", "2", "--use-conda")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ir_measures
 import numpy as np
+import pytest
 import yaml
 
 from support.models import clip_of_transformers
@@ -28,6 +29,7 @@ def judged(folder):
     (folder / "qrels/test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]))
 
 
+@pytest.mark.slow
 def test_two_models_of_others_stand_in_our_tables(tmp_path):
     clone = copy_working_tree(tmp_path / "clone")
     judged(clone / "data/judged")
