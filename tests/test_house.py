@@ -52,4 +52,7 @@ def test_importing_the_package_costs_nothing():
 def test_what_embeds_searches_and_scores_needs_no_torch():
     """The core install has none."""
     code = "import sys; sys.modules['torch'] = None; import gcl; gcl.load, gcl.search, gcl.evaluate; print('ok')"
+    copy = "import sys; sys.modules |= dict.fromkeys(['torch', 'onnx']); import gcl, numpy; pool = numpy.eye(3);"
+    copy += "print(gcl.search(pool[[2]], pool, k=1, rounded=gcl.rounded(pool)).rows.tolist())"
+    assert subprocess.run([sys.executable, "-c", copy], capture_output=True, text=True, check=True).stdout == "[[2]]\n"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "ok\n"

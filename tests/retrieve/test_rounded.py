@@ -1,7 +1,9 @@
 """The copy in 8 bits: its bounds, its files, and processors that saturate."""
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 import gcl
 from gcl.common.errors import UserError
@@ -42,8 +44,10 @@ def test_search_takes_it_and_reads_only_what_may_be_among_the_best(rng):
     np.testing.assert_array_equal(found.rows, plain.rows)
     np.testing.assert_array_equal(found.scores, plain.scores)
     assert 10 <= Counted.read < 400
-    with pytest.raises(UserError, match="rounded holds 2000 candidates, not the 1999 given"):
+    with pytest.raises(UserError, match=r"rounded was made of vectors \(2000, 64\), candidates are \(1999, 64\)"):
         gcl.search(queries, pool[:1999], rounded=copy)
+    with pytest.raises(UserError, match=r"candidates are \(2000, 32\)"):
+        gcl.search(unit_rows(rng, 2, 32), unit_rows(rng, 2000, 32), rounded=copy)
 
 
 def test_it_is_stored_and_mapped(rng, tmp_path):
@@ -54,6 +58,22 @@ def test_it_is_stored_and_mapped(rng, tmp_path):
     np.testing.assert_array_equal(found.facts, made.facts)
     assert isinstance(found.codes, np.memmap)
     assert (len(found), found.codes.shape) == (150, (3, 8, 64))
+
+
+def test_the_graph_is_what_onnx_makes():
+    kinds = {"a": (TensorProto.UINT8, ["q", "d"]), "b": (TensorProto.INT8, ["d", "b"])}
+    inputs = [helper.make_tensor_value_info(name, *kind) for name, kind in kinds.items()]
+    output = helper.make_tensor_value_info("found", TensorProto.INT32, ["q", "b"])
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["a", "b"], ["found"])], "product", inputs, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    assert onnx.load_from_string(module.PRODUCT) == model
+
+
+def test_an_empty_pool_has_a_copy_and_what_is_no_pool_has_none(rng):
+    empty = np.empty((0, 8), np.float32)
+    assert gcl.search(unit_rows(rng, 1, 8), empty, rounded=rounded(empty)).rows.shape == (1, 0)
+    with pytest.raises(UserError, match=r"vectors are \(8,\), expected \(C, D\)"):
+        rounded(np.ones(8, np.float32))
 
 
 def test_nan_is_an_error(rng):

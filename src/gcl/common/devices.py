@@ -27,6 +27,11 @@ def has_cuda() -> bool:
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
+def cores() -> int:
+    """Count the CPU's that this process may use; macOS can't tell, and counts all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @cache
 def resolve(device: str) -> str:
     """Turn auto into cuda or cpu; the choice is logged, once."""

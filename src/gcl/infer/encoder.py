@@ -1,6 +1,5 @@
 """An exported model, and what it makes of images, of texts, and of both together; by onnxruntime alone."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +12,7 @@ import onnxruntime
 import pyarrow as pa
 
 from gcl.common.arrays import MODALITIES, Floats, Ints
-from gcl.common.devices import resolve
+from gcl.common.devices import cores, resolve
 from gcl.common.rows import made_by, parse
 from gcl.config.backbones import Preprocess
 from gcl.data.images import load
@@ -77,11 +76,10 @@ def open_workers(onnx: Path, device: str, threads: int, graphs: Collection[str] 
     """Open graphs for many items: cores of a CPU take a batch each, which keeps them busier than one for all."""
     if resolve(device) == "cuda":
         return open_encoder(onnx, device, threads, graphs)
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS can't tell
-    cores = threads or own or 1
-    workers = min(cores, WORKERS)
-    opened = open_encoder(onnx, device, cores // workers, graphs)
-    return opened._replace(threads=cores, pool=ThreadPoolExecutor(workers))
+    threads = threads or cores()
+    workers = min(threads, WORKERS)
+    opened = open_encoder(onnx, device, threads // workers, graphs)
+    return opened._replace(threads=threads, pool=ThreadPoolExecutor(workers))
 
 
 def open_graphs(onnx: Path, about: About, device: str, threads: int, graphs: Collection[str]) -> Encoder:

@@ -96,8 +96,8 @@ def search(
     def vectors_of(rows: slice | Ints) -> Floats:
         return np.require(candidates[rows], np.float32, "W")  # torch wants memory that may be written to
 
-    if rounded is not None and len(rounded) != len(candidates):
-        raise UserError(f"rounded holds {len(rounded)} candidates, not the {len(candidates)} given")
+    if rounded is not None and (made_of := (len(rounded), rounded.codes.shape[1])) != candidates.shape:
+        raise UserError(f"rounded was made of vectors {made_of}, candidates are {candidates.shape}: give the same")
     pool = Pool(len(candidates), vectors_of, np.zeros(len(candidates), np.int8), rounded)
     return Hits(*best_rows([Query(queries[part], ones[part], zeros[part], late) for part in parts], pool, k, device))
 

@@ -69,7 +69,9 @@ def precision_of(device: torch.device) -> Precision:
     if device.type == "cuda":
         return FP16
     found = torch.cpu.get_capabilities()
-    return faster() if found.get("amx_bf16") or found.get("avx512_bf16") else FP32
+    if found.get("amx_bf16"):
+        return BF16
+    return faster() if found.get("avx512_bf16") else FP32
 
 
 @cache

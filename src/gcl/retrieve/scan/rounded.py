@@ -9,7 +9,6 @@ so the whole numbers' product tells which candidates may be among the best; they
 The product is onnxruntime's, which has kernels of 8 bits for every processor and is imported by what embeds the query.
 """
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gcl.common.arrays import Floats
+from gcl.common.devices import cores
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path
 
@@ -26,9 +26,14 @@ BLOCK = 1 << 15  # candidates that stand together, as search reads them
 CODES, FACTS = "codes.npy", "rounding.npy"
 LARGEST = 127
 AHEAD = 64  # blocks times queries whose products are made before they are looked at
-THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 LENGTH = 1 + 1e-3  # at most, of a unit vector that is taken for one
 SLACK = 2.0**-19  # of a cosine: what float32 rounds
+# An ONNX model of one MatMulInteger: a (q, d) uint8, b (d, b) int8, found (q, b) int32. A plain install has no onnx.
+PRODUCT = bytes.fromhex(
+    "080a3a700a1c0a01610a01621205666f756e64220d4d61744d756c496e7465676572120770726f647563745a150a016112100a0e0802120a0a03"
+    "1201710a031201645a150a016212100a0e0803120a0a031201640a0312016262190a05666f756e6412100a0e0806120a0a031201710a03120162"
+    "42040a001014"
+)
 
 
 class Near(NamedTuple):
@@ -73,8 +78,8 @@ class Rounded(NamedTuple):
             return Near(cosines, errors, error)
 
         starts = range(0, len(self), BLOCK)
-        ahead = max(THREADS, AHEAD // len(queries))
-        with ThreadPoolExecutor(THREADS) as threads:
+        ahead = max(cores(), AHEAD // len(queries))
+        with ThreadPoolExecutor(cores()) as threads:
             for first in range(0, len(starts), ahead):
                 yield from threads.map(near, starts[first : first + ahead])
 
@@ -110,17 +115,11 @@ def as_codes(queries: Floats) -> tuple[np.ndarray, Floats, Floats, int]:
 def product() -> Any:
     """Return an onnxruntime session of (Q, D) uint8 times (D, B) int8."""
     import onnxruntime
-    from onnx import TensorProto, helper
 
-    kinds = {"a": (TensorProto.UINT8, ["q", "d"]), "b": (TensorProto.INT8, ["d", "b"])}
-    inputs = [helper.make_tensor_value_info(name, *kind) for name, kind in kinds.items()]
-    output = helper.make_tensor_value_info("found", TensorProto.INT32, ["q", "b"])
-    graph = helper.make_graph([helper.make_node("MatMulInteger", ["a", "b"], ["found"])], "product", inputs, [output])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1  # blocks are what threads share: a product is over before its own would be awake
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(PRODUCT, options, providers=["CPUExecutionProvider"])
 
 
 @cache
@@ -141,7 +140,7 @@ def rounded(vectors: Floats) -> Rounded:
         only what may be among the best.
 
     Raises:
-        UserError: the vectors hold NaN or infinity.
+        UserError: they are no (C, D), or hold NaN or infinity.
 
     Example:
         >>> import gcl, numpy as np
@@ -149,6 +148,8 @@ def rounded(vectors: Floats) -> Rounded:
         >>> gcl.search(pool[[2]], pool, k=1, rounded=gcl.rounded(pool)).rows.tolist()
         [[2]]
     """
+    if vectors.ndim != 2:
+        raise UserError(f"vectors are {vectors.shape}, expected (C, D)")
     count, width = vectors.shape
     codes = np.zeros((-(-count // BLOCK), width, BLOCK), np.int8)
     facts = np.empty((3, count), np.float32)
