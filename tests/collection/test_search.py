@@ -219,3 +219,11 @@ def test_a_large_index_keeps_a_copy_in_8_bits_and_answers_the_same(made, model, 
     np.save(folder / "scan/rounding.npy", found.rounded.facts[:, 1:])
     with pytest.raises(UserError, match="is not of one piece"):
         open_index(folder)
+
+
+def test_several_vectors_an_item_are_not_handed_to_engines_that_compare_one(made):
+    _, folder = made
+    about = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(about | {"late": 4}))
+    with pytest.raises(UserError, match="has 4 vectors an item, which no engine here compares by maxsim"):
+        vectors(folder, "parquet", None, folder / "v.parquet")

@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 import gcl
 from gcl.common.errors import UserError
+from gcl.export.publish import write_sentence_folder
 from gcl.export.sentence_module import parts_of, write_folder
 from gcl.prepare.prepare import prepare_pairs
 from support.training import exported
@@ -65,3 +66,12 @@ def test_messages_and_what_is_no_item():
         parts_of(3)
     with pytest.raises(UserError, match="a message of one image"):
         parts_of([message, message])
+
+
+def test_a_model_of_several_vectors_an_item_is_none_of_its(tmp_path):
+    folder = tmp_path / "onnx/mine/cl/seed0"
+    folder.mkdir(parents=True)
+    (folder / "export.json").write_text('{"kind": "heads", "late": 4}')
+    with pytest.raises(UserError, match="mine has 4 vectors an item, which sentence-transformers compares as one"):
+        write_sentence_folder({}, tmp_path, "mine", "cl", 0, "", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -197,7 +197,7 @@ def index(source: Path, model: Path, output: Path, device: str) -> dict[str, Any
     with locked(output / ".lock", wait=False):
         sha256 = model_hash(model, output / "model.json")
         embedder = Embedder(model, device)
-        about = About(str(model), sha256, embedder.mode, embedder.model.width, str(source))
+        about = About(str(model), sha256, embedder.mode, embedder.model.width, str(source), late=embedder.model.late)
         check_same(output, about)
         table = open_table(output, about.width)
         if embedder.stats is not None:

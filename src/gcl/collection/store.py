@@ -37,6 +37,7 @@ class About(NamedTuple):
     width: int
     source: str
     format: int = FORMAT
+    late: int = 1  # vectors of an item
 
 
 class Index(NamedTuple):

@@ -108,9 +108,11 @@ def vectors(folder: Path, form: str, queries: str | None, output: Path) -> dict[
     """Write an index's vectors.
 
     Raises:
-        UserError: no such index, an empty one, or none of the calibration that is asked for.
+        UserError: no such index, an empty one, several vectors an item, or none of the calibration that is asked for.
     """
     index = open_index(folder)
+    if index.about.late > 1:
+        raise UserError(f"{folder} has {index.about.late} vectors an item, which no engine here compares by maxsim")
     if not len(index.items):
         raise UserError(f"{folder} holds no items")
     width = index.about.width + (queries is not None)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gcl.common.command import parser, run
+from gcl.common.errors import UserError
 from gcl.common.files import atomic_path, write_json
 from gcl.common.markup import markdown
 from gcl.common.names import lookup
@@ -85,7 +86,10 @@ def write_sentence_folder(
 
     towers, exported = results / "onnx" / name / "towers", results / "onnx" / name / recipe / f"seed{seed}"
     calibration = results / "calibrations" / name / recipe / f"seed{seed}.json"
-    if read_export(exported)["kind"] == "heads":
+    about_export = read_export(exported)
+    if (late := about_export.get("late", 1)) > 1:
+        raise UserError(f"{name} has {late} vectors an item, which sentence-transformers compares as one")
+    if about_export["kind"] == "heads":
         bundle(towers, exported, calibration if calibration.exists() else None, output)
     else:
         with atomic_path(output) as folder:
