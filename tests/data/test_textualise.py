@@ -70,6 +70,11 @@ def test_a_broken_file_is_refused_by_its_line(tmp_path, lines, message):
         read_captions(path)
 
 
+def test_a_file_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"captions: there is no file .*my captions\.jsonl; write one"):
+        read_captions(tmp_path / "my captions.jsonl")
+
+
 def test_several_captions_of_an_image_are_joined(tmp_path):
     path = tmp_path / "captions.jsonl"
     rows = [{"image": "a.jpg", "caption": c} for c in ("a car", "it is red")]

@@ -208,3 +208,7 @@ def test_late_interaction_trains_and_its_tokens_are_unit_vectors(data):
     torch.testing.assert_close(found.view(64, 2, 16).norm(dim=2), torch.full((64, 2), 2**-0.5))
     with pytest.raises(UserError, match="late: 3 vectors of an item, and the cell has 2 tokens"):
         Recurrent(*LAYERS, SIZES, 16, late=3)
+
+
+def test_whole_models_of_several_vectors_train_too(built, tmp_path, pairs):  # noqa: F811 - a fixture
+    trains_and_loads(replace(row(), late=2), "head", pairs, tmp_path)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from gcl.data.items import write_columns
 from gcl.data.records import NO_TEXT, read_parquet
 
 FILE = "in_turns.parquet"  # in a folder of `share`
@@ -42,9 +42,7 @@ def items_in_turns(folder: Path) -> list[InTurns]:
 def write_in_turns(folder: Path, items: list[InTurns]) -> None:
     """Write them as `items_in_turns` reads them."""
     kinds = {"image_rows": pa.list_(pa.int64()), "text_row": pa.int64(), "places": pa.list_(pa.int32())}
-    columns = list(zip(*items, strict=True)) or [()] * 3
-    arrays = {name: pa.array(values, kind) for (name, kind), values in zip(kinds.items(), columns, strict=True)}
-    pq.write_table(pa.table(arrays), folder / FILE)
+    write_columns(folder / FILE, kinds, items)
 
 
 def pieces(text: str, places: tuple[int, ...]) -> list[str | int]:

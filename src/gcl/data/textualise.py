@@ -23,8 +23,10 @@ def read_captions(path: Path) -> dict[str, str]:
     """Read image -> caption.
 
     Raises:
-        UserError: a line in another form, or none at all.
+        UserError: no such file, a line in another form, or none at all.
     """
+    if not path.is_file():
+        raise UserError(f"captions: there is no file {path}; write one, a line for each image, or leave `captions` out")
     found: dict[str, str] = {}
     for place, record in read_jsonl(path):
         image, caption = text_of(record, "image", place), text_of(record, "caption", place).strip()
