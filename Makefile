@@ -11,7 +11,7 @@ CORES ?= all
 .PHONY: run test setup check lock restore repro neighbours bench bench-gpu clean
 
 run: setup
-	snakemake --cores $(CORES) --prioritize results/done/clip_lite
+	snakemake --cores $(CORES) --prioritize results/done/first
 	@gcl report --compare
 	@echo "tables: results/tables/summary.md   page: results/report.html"
 

@@ -31,6 +31,20 @@ rule prepared:
         touch(f"{R}/done/prepared"),
 
 
+rule first:
+    """Print the first scores that there can be: of the first experiment on the first backbone"""
+    input:
+        first_scores(),
+    output:
+        touch(f"{R}/done/first"),
+    conda:
+        ENVIRONMENT
+    params:
+        results=R,
+    shell:
+        "python -m gcl.report.glance --results {params.results:q}"
+
+
 rule backbone:
     """Print all scores of {wildcards.backbone}: a stage of dvc.yaml for each backbone"""
     input:
@@ -50,5 +64,6 @@ rule all:
     default_target: True
     input:
         f"{R}/report.html",
+        f"{R}/done/first",
         sorted({f"{R}/done/{backbone}" for backbone, _ in runs_of(CONFIG)}),
         everything(f"{R}/submissions/{{backbone}}/{{recipe}}/{{benchmark}}", CONFIG.submissions),

@@ -15,7 +15,7 @@ from typing import Any
 from gcl.cli import commands
 from measure import Times, arguments, in_turns, table, write
 
-FIRST = "results/done/clip_lite"
+FIRST = "results/done/first"
 DRY = {
     "snakemake -n, demo": ["snakemake", "-n", "--quiet", "all"],
     "snakemake -n, config/paper.yaml": ["snakemake", "-n", "--quiet", "all", "--configfile", "config/paper.yaml"],

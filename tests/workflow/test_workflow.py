@@ -64,6 +64,7 @@ def test_everything_that_was_asked_for_is_there(clone):
         "report.html",
     ):
         assert (results / name).stat().st_size > 500
+    assert {path.name for path in (results / "done").iterdir()} >= {"first", "clip_lite", "vista_lite"}
     assert (results / "manifests/clip_lite/gcl_smoke/train.json").exists()
     assert (results / "onnx/clip_lite/gcl_full_smoke/seed0/export.json").exists()
 

@@ -186,6 +186,11 @@ def sentences():
     )
 
 
+def prepare_threads(wildcards):
+    """A benchmark that is embedded in shards is a large one; a job of all cores waits until none is in use."""
+    return workflow.cores if CONFIG.shards.get(wildcards.benchmark, 1) > 1 else 1
+
+
 def train_threads(wildcards):
     """Heads train on one core, so that recipes train side by side; whole models take all."""
     return 1 if is_heads(wildcards.recipe) else workflow.cores
@@ -312,6 +317,12 @@ def everything(pattern, benchmarks=CONFIG.benchmarks, backbones=CONFIG.backbones
         if backbone in backbones
         for path in expand(pattern, backbone=backbone, recipe=recipe, benchmark=benchmarks)
     ]
+
+
+def first_scores():
+    """The scores of the first experiment on the first backbone."""
+    pattern = f"{R}/scores/{CONFIG.backbones[0]}/{{recipe}}/{{benchmark}}"
+    return expand(pattern, recipe=CONFIG.experiments[0].recipes, benchmark=CONFIG.benchmarks)
 
 
 def everything_prepared():

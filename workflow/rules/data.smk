@@ -113,7 +113,7 @@ rule prepare_benchmark:
     priority: 1
     conda:
         ENVIRONMENT
-    threads: workflow.cores
+    threads: prepare_threads
     resources:
         mem_mb=16000,
         runtime=720,

@@ -35,6 +35,9 @@ def export_module(graph: Graph, path: Path) -> None:
     names = {name for free in graph.free.values() for name in free} - {"batch"}
     dims = {name: torch.export.Dim(name, min=2, max=graph.longest) for name in sorted(names)}
     dims["batch"] = torch.export.Dim("batch", max=4096)
+    for part in graph.module.modules():
+        if getattr(part, "inplace", False):  # traced in place, an activation takes twice as long to export
+            part.inplace = False
     shapes = tuple({i: dims[name] for i, name in enumerate(free)} for free in graph.free.values())
     with torch.inference_mode():
         is_single = isinstance(graph.module(*graph.inputs.values()), torch.Tensor)
