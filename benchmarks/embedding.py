@@ -26,10 +26,10 @@ from gcl.data import images
 from gcl.data.images import MARGIN, decode, load, to_array
 from gcl.data.items import Contents, Item, Qrel, Task, write_benchmark
 from gcl.export.export import export_graphs, settings, write_export
+from gcl.export.smaller import make
 from gcl.infer.encoder import decoded, open_encoder
 from gcl.infer.infer import infer
 from gcl.models import family
-from gcl.score.variants import make
 from measure import Times, arguments, in_turns, options, table, write
 
 PICTURES = Path("data/openclipart/pictures.parquet")

@@ -90,9 +90,9 @@ def test_killed_twenty_times_in_four_runs(undisturbed_full, seed):
 def test_a_second_snakemake_on_the_same_results_is_refused(undisturbed):
     clone, _ = undisturbed
     with locked(clone / "results_kills/.snakemake.lock"):
-        text = snakemake(clone, *ARGUMENTS, "--forcerun", "report", ok=False)
+        text = snakemake(clone, *ARGUMENTS, "--forcerun", "first", ok=False)
     assert "another process holds results_kills/.snakemake.lock; wait until it ends, or end it" in text
-    snakemake(clone, *ARGUMENTS, "--forcerun", "report", "--allowed-rules", "report", "all")
+    snakemake(clone, *ARGUMENTS, "--forcerun", "first", "--allowed-rules", "first", "all")
 
 
 def test_a_lock_is_waited_for_and_removed(tmp_path):

@@ -179,7 +179,7 @@ def test_a_changed_learning_rate_re_runs_that_recipe_only(clone):
     edited(path, "gcl_smoke: {<<: *gcl,", "gcl_smoke: {<<: *gcl, learning_rate: 2.0e-4,")
     assert planned_recipes(clone) == {"gcl_smoke"}
     steps = ("train", "export", "infer", "infer_pairs", "calibrate", "retrieve", "score")
-    assert planned(clone) == dict.fromkeys([*steps, "backbone"], 2) | {"report": 1}
+    assert planned(clone) == dict.fromkeys([*steps, "backbone"], 2) | {"first": 1, "report": 1}
     path.write_text(before)
     assert planned(clone) == {}
 
@@ -188,7 +188,7 @@ def test_an_edit_of_score_re_runs_scoring_and_the_report_only(clone):
     path = clone / "src/gcl/score/score.py"
     before = path.read_text()
     path.write_text(before + "\n# edited\n")
-    assert planned(clone) == {"score": 6, "backbone": 2, "report": 1}
+    assert planned(clone) == {"score": 6, "first": 1, "backbone": 2, "report": 1}
     path.write_text(before)
     assert planned(clone) == {}
 
@@ -296,7 +296,7 @@ def test_the_page_opens_without_network_and_shows_pictures(clone, tmp_path):
 
 
 def test_all_benchmarks_run_on_the_fixtures(clone):
-    """With one backbone, that of native fusion, to be quick; test_kills.py has two of them with the other."""
+    """With one backbone, that of native fusion, to be quick; test_kills.py has M-BEIR's with the other."""
     fixtures = ["--configfile", "config/fixtures.yaml"]
     edited(clone / "config/fixtures.yaml", "backbones: [clip_lite, vista_lite]", "backbones: [vista_lite]")
     copied(clone / "results_smoke/onnx/vista_lite/towers", clone / "results_fixtures/onnx/vista_lite/towers")

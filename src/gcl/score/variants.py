@@ -1,125 +1,66 @@
-"""Make smaller variants of an exported model, and measure on a benchmark what they cost.
+"""Make smaller variants of a model, measure what each loses in ranking and gains in speed, and choose.
 
-fp16   weights and arithmetic in half precision, LayerNormalization in single: for GPUs; on a CPU it saves disk only
-int8   transformers' matrix products in 8 bits, weights per channel, activations as they come: for CPUs; convolutions,
-       heads and the last projection stay
-In:    an exported whole model (`bundle`, or `export` of a fully trained one), a prepared benchmark.
-Out:   <output>/{fp32,fp16,int8}/, each a model folder; variants.csv and variants.md with size, distance of the
-       vectors and the measure against fp32.
+In:    an exported whole model (`bundle`, or `export` of a fully trained one), prepared benchmarks.
+Out:   <output>/<variant>/, each a model folder (export/smaller.py says what they are); <output>/chosen, a link to the
+       fastest of those that lose at most `--within` points in every pool of every benchmark; variants.csv and
+       variants.md with size, distance of the vectors, throughput and the measure against fp32.
 """
 
 import csv
-import shutil
+import json
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import onnx
 
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
-from gcl.common.files import atomic_path, sha256_file, write_json
+from gcl.common.files import atomic_path
 from gcl.common.markup import markdown
-from gcl.common.names import lookup
 from gcl.data.prepared import read_benchmark
-from gcl.infer.model_folder import read_export
+from gcl.export.smaller import MAKERS, make
 from gcl.infer.store import read_outputs
 from gcl.retrieve.retrieve import retrieve
 from gcl.score.score import score
 from gcl.score.statistics import averages, pools_of, read_result, summarise, weighted_results
 
-COLUMNS = ("variant", "megabytes", "largest_1_minus_cosine", "pool", "measure", "value", "difference_to_fp32")
+COLUMNS = (
+    *("variant", "megabytes", "benchmark", "throughput_of_fp32", "largest_1_minus_cosine"),
+    *("pool", "measure", "value", "difference_to_fp32"),
+)
+CALIBRATED = "center_zscore"
 
 
-def copy(source: Path, target: Path) -> None:
-    """Keep a graph as it is."""
-    shutil.copyfile(source, target)
+class Measured(NamedTuple):
+    """A variant on one benchmark."""
+
+    seconds: list[float]  # of embedding it, one a repeat
+    distance: float  # largest 1 - cosine of a vector to fp32's
+    percent: dict[str, float]  # mean of the tasks by pool, also with calibrated scores if the model has a calibration
 
 
-def to_fp16(source: Path, target: Path) -> None:
-    """Convert to half precision but for LayerNormalization and the graph's inputs and outputs.
+def embed(model: Path, prepared: Path, device: str, output: Path) -> float:
+    """Embed in a process of its own: a runtime that crashes on a graph must not take the comparison with it.
 
-    onnxruntime's CPU kernels break on half-precision LayerNormalization, and a GPU's lose accuracy in it.
+    Returns:
+        Its seconds, start of Python not counted.
+
+    Raises:
+        UserError: it crashed, or says why it can't.
     """
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-
-    blocked = [*DEFAULT_OP_BLOCK_LIST, "LayerNormalization"]
-    model = convert_float_to_float16(onnx.load(source), keep_io_types=True, op_block_list=blocked)
-    onnx.save(model, target)
-
-
-def last_products(model: onnx.ModelProto) -> list[str]:
-    """Name the matrix products whose result is the output: no later layer could even out their rounding."""
-    made = {output: node for node in model.graph.node for output in node.output}
-    found, open_values = [], [value.name for value in model.graph.output]
-    while open_values:
-        node = made.get(open_values.pop())
-        if node is None:
-            continue
-        if node.op_type in ("MatMul", "Gemm"):
-            found.append(node.name)
-        elif node.op_type in ("Add", "Identity"):
-            open_values += node.input
-    return found
-
-
-def to_int8(source: Path, target: Path) -> None:
-    """Quantise the weights of the transformers' matrix products per channel; activations at run time, per tensor.
-
-    Products of pooled vectors (Gemm: heads) stay: their inputs' scales differ by orders of magnitude, and one
-    scale for all of them loses most (LOG.md).
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    model = onnx.load(source)
-    heads = [node.name for node in model.graph.node if node.op_type == "Gemm"]
-    # The quantiser splits Gemm into MatMul and Add before it looks at what to leave alone.
-    kept = [*last_products(model), *heads, *(f"{name}_MatMul" for name in heads)]
-    del model.graph.value_info[:]  # the exporter's shapes contradict those of transposed weights
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / "plain.onnx"
-        onnx.save(model, plain)
-        quantize_dynamic(
-            plain,
-            target,
-            op_types_to_quantize=["MatMul"],
-            nodes_to_exclude=kept,
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-        )
-
-
-MAKERS: dict[str, Callable[[Path, Path], None]] = {"fp32": copy, "fp16": to_fp16, "int8": to_int8}
-DTYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
-
-
-def make(model: Path, variant: str, folder: Path) -> None:
-    """Write one variant as a model folder of its own."""
-    about = read_export(model)
-    if about["kind"] != "all":
-        raise UserError(f"{model} holds {about['kind']} only; join it with `gcl bundle` first")
-    folder.mkdir()
-    for graph in about["graphs"].values():
-        lookup(MAKERS, variant, "variant", "src/gcl/score/variants.py")(model / graph["file"], folder / graph["file"])
-        graph["sha256"] = sha256_file(folder / graph["file"])
-    shutil.copyfile(model / "tokenizer.json", folder / "tokenizer.json")
-    if (model / "calibration.json").exists():
-        shutil.copyfile(model / "calibration.json", folder / "calibration.json")
-    about["dtype"] = DTYPES[variant]
-    write_json(folder / "export.json", about)
-
-
-def embed(model: Path, prepared: Path, device: str, output: Path) -> None:
-    """Embed in a process of its own: a runtime that crashes on a graph must not take the comparison with it."""
+    manifest = output.with_suffix(".json")
     command = [sys.executable, "-m", "gcl.infer", "--onnx", str(model), "--prepared", str(prepared)]
-    done = subprocess.run([*command, "--device", device, "--output", str(output)], capture_output=True, text=True)
+    command += ["--device", device, "--output", str(output), "--manifest", str(manifest)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         what = f"died of signal {-done.returncode}" if done.returncode < 0 else done.stderr.strip().splitlines()[-1]
         raise UserError(f"{model} can't be run: {what}")
+    return float(json.loads(manifest.read_text(encoding="utf-8"))["wall_time_s"])
 
 
 def distance(embeddings: Path, reference: Path) -> float:
@@ -133,56 +74,125 @@ def distance(embeddings: Path, reference: Path) -> float:
     return worst
 
 
-def measured(model: Path, prepared: Path, embeddings: Path, measure: str, folder: Path) -> dict[str, float]:
-    """Return the mean of the tasks by pool, in percent."""
+def percent(model: Path, prepared: Path, embeddings: Path, measure: str, folder: Path) -> dict[str, float]:
+    """Return the mean of the tasks by pool, in percent; with calibrated scores too if the model has a calibration."""
     bench = read_benchmark(prepared)
-    retrieve(prepared, [embeddings], None, model, None, ["none"], 100, "cpu", None, folder / "run.parquet")
+    modes = ["none", *([CALIBRATED] if (model / "calibration.json").exists() else [])]
+    retrieve(prepared, [embeddings], None, model, None, modes, 100, "cpu", None, folder / "run.parquet")
     score(folder / "run.parquet", prepared, "x", "x", "x", [measure], 10, folder / "scores")
     result = read_result(folder / "scores", "x", "x", {task.name: measure for task in bench.tasks})
     return {
-        pool: summarise(weighted_results(result, averages(bench.tasks, pool)["mean"], pool, "none"), 10).mean
+        pool if mode == "none" else f"{pool}, {mode}": summarise(
+            weighted_results(result, averages(bench.tasks, pool)["mean"], pool, mode), 10
+        ).mean
+        for mode in modes
         for pool in pools_of(bench.tasks)
     }
 
 
-def variants(onnx: Path, prepared: Path, kinds: list[str], measure: str, device: str, output: Path) -> None:
-    """Make the variants and compare them.
+def measured(
+    models: dict[str, Path], prepared: Path, measure: str, device: str, repeats: int, folder: Path
+) -> dict[str, Measured]:
+    """Measure all variants on one benchmark; they embed it in turns."""
+    folder.mkdir(parents=True)
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(repeats):
+        for name, model in models.items():
+            seconds[name].append(embed(model, prepared, device, folder / f"{name}.{turn}"))
+    found = {}
+    for name, model in models.items():
+        (folder / name).mkdir()
+        far = distance(folder / f"{name}.0", folder / "fp32.0")
+        values = percent(model, prepared, folder / f"{name}.0", measure, folder / name)
+        found[name] = Measured(seconds[name], far, values)
+    return found
+
+
+def throughput(one: Measured, exact: Measured) -> float:
+    """Return the median over turns of what a variant embeds in the time in which fp32 embeds one."""
+    return statistics.median(b / a for a, b in zip(one.seconds, exact.seconds, strict=True))
+
+
+def chosen(found: dict[str, dict[str, Measured]], within: float) -> str:
+    """Return the variant, of benchmark -> variant -> Measured, that is fastest of those that lose little enough.
+
+    Args:
+        found: with a variant fp32, which loses nothing.
+        within: points that may be lost in each pool of each benchmark.
+    """
+
+    def lost(name: str) -> float:
+        return max(
+            round(by["fp32"].percent[pool] - value, 9)
+            for by in found.values()
+            for pool, value in by[name].percent.items()
+        )
+
+    def slowest(name: str) -> float:
+        return min(throughput(by[name], by["fp32"]) for by in found.values())
+
+    names = [name for name in next(iter(found.values())) if lost(name) <= within]
+    return max(names, key=slowest)
+
+
+def lines_of(found: dict[str, dict[str, Measured]], sizes: dict[str, float], measure: str) -> list[list[str]]:
+    """Return the rows of the table."""
+    return [
+        [
+            *(name, f"{sizes[name]:.1f}", benchmark, f"{throughput(one, by['fp32']):.2f}", f"{one.distance:.1e}"),
+            *(pool, measure, f"{value:.2f}", f"{value - by['fp32'].percent[pool]:+.2f}"),
+        ]
+        for benchmark, by in found.items()
+        for name, one in by.items()
+        for pool, value in one.percent.items()
+    ]
+
+
+def variants(
+    onnx: Path,
+    prepared: Sequence[Path],
+    kinds: Sequence[str],
+    measure: str,
+    within: float,
+    repeats: int,
+    device: str,
+    output: Path,
+) -> dict[str, str]:
+    """Make the variants, compare them, and choose; return what was chosen.
 
     Raises:
-        UserError: the model isn't whole, or a variant can't be run.
+        UserError: the model isn't whole, a variant can't be run, or two benchmarks have one name.
     """
-    lines: list[dict[str, Any]] = []
+    if len({path.name for path in prepared}) < len(prepared):
+        raise UserError(f"--prepared {' '.join(map(str, prepared))}: expected folders with names of their own")
     with atomic_path(output) as folder, tempfile.TemporaryDirectory() as scratch:
         folder.mkdir()
-        exact: dict[str, float] = {}
-        for variant in ["fp32", *(k for k in kinds if k != "fp32")]:
-            work = Path(scratch) / variant
-            work.mkdir()
-            make(onnx, variant, folder / variant)
-            embed(folder / variant, prepared, device, work / "embeddings")
-            far = distance(work / "embeddings", Path(scratch) / "fp32/embeddings")
-            found = measured(folder / variant, prepared, work / "embeddings", measure, work)
-            exact = exact or found
-            size = sum(p.stat().st_size for p in (folder / variant).glob("*.onnx")) / 1e6
-            for pool, value in found.items():
-                numbers = (f"{size:.1f}", f"{far:.1e}", pool, measure, f"{value:.2f}", f"{value - exact[pool]:+.2f}")
-                lines.append(dict(zip(COLUMNS, (variant, *numbers), strict=True)))
+        models = {name: folder / name for name in dict.fromkeys(["fp32", *kinds])}
+        for name, model in models.items():
+            make(onnx, name, model)
+        sizes = {name: sum(p.stat().st_size for p in model.glob("*.onnx")) / 1e6 for name, model in models.items()}
+        found = {
+            path.name: measured(models, path, measure, device, repeats, Path(scratch) / path.name) for path in prepared
+        }
+        best, rows = chosen(found, within), lines_of(found, sizes, measure)
+        (folder / "chosen").symlink_to(best)
         with (folder / "variants.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(lines)
-        text = markdown([c.replace("_", " ") for c in COLUMNS], [list(line.values()) for line in lines])
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+        text = markdown([c.replace("_", " ") for c in COLUMNS], rows)
         (folder / "variants.md").write_text(text, encoding="utf-8")
-    print(text)
+    print(f"{text}\nchosen: {best}, the fastest that loses at most {within:g} points; {output}/chosen")
+    return {"chosen": best}
 
 
 def main() -> None:
     """Run from the command line."""
     options = parser("variants", __doc__, "--onnx model --prepared results/prepared/clipart9 --output variants")
     options.add_argument("--onnx", required=True, type=Path, help="exported whole model")
-    options.add_argument("--prepared", required=True, type=Path, help="benchmark to measure on")
-    options.add_argument("--kinds", nargs="+", default=["fp16", "int8"], choices=list(MAKERS), help="(fp16 int8)")
+    options.add_argument("--prepared", required=True, type=Path, nargs="+", help="benchmarks to measure on")
+    options.add_argument("--kinds", nargs="+", default=["fp16", "int8", "int8_blocks"], choices=list(MAKERS))
     options.add_argument("--measure", default="Success@10", help="a measure of ir_measures (Success@10)")
+    options.add_argument("--within", type=float, default=0.5, help="points that the chosen one may lose (0.5)")
+    options.add_argument("--repeats", type=int, default=3, help="times that each embeds each benchmark (3)")
     options.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])
     options.add_argument("--output", required=True, type=Path, help="folder to write")
     run(options, variants)
