@@ -69,8 +69,8 @@ neighbours: setup
 	python scripts/neighbours.py
 
 # An hour and more, 12 GB of disk, peers in the same processes; writes results/benchmarks/ and results/tables/performance.md.
-BENCHMARKS := machine loss topk embedding training startup growth retrieval_memory collection cutoff scale
-bench: setup
+BENCHMARKS := machine loss topk embedding variants training startup growth retrieval_memory collection cutoff scale
+bench: run
 	python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	for name in $(BENCHMARKS); do python benchmarks/$$name.py; done
 	python -m gcl.report.performance --benchmarks results/benchmarks --output results/tables/performance.md

@@ -19,6 +19,7 @@ CPU = (
     "topk",
     "retrieval_memory",
     "embedding",
+    "variants",
     "training",
     "startup",
     "growth",
