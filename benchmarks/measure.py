@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGES = ("torch", "numpy", "onnxruntime-gpu", "open_clip_torch", "faiss-cpu", "snakemake")
+PAUSE = 0.3  # seconds
 options = argparse.Namespace(results=Path("results/benchmarks"), device="cpu")  # what `arguments` parsed
 
 
@@ -43,11 +44,16 @@ class Times(NamedTuple):
 
 
 def in_turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Times]:
-    """Time works one after the other, again and again, so that a busy moment of the machine hits all of them."""
+    """Time works one after the other, again and again, so that a busy moment of the machine hits all of them.
+
+    A pause lets the threads of the one before fall asleep: OpenBLAS' wait busily for more work, a tenth of a second,
+    and the next library has half a core less.
+    """
     wait = synchronize()
     found: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
+            time.sleep(PAUSE)
             started = time.perf_counter()
             work()
             wait()

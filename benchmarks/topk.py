@@ -21,7 +21,7 @@ from measure import arguments, growth, growth_alone, in_turns, options, table, w
 
 WIDTH = 512
 # Queries, k.
-CASES = [(256, 100), (1, 1), (1, 100), (4, 100), (16, 100), (1024, 100), (256, 10), (1, 1000), (256, 1000)]
+CASES = [(256, 100), (1, 1), (1, 100), (2, 100), (4, 100), (16, 100), (1024, 100), (256, 10), (1, 1000), (256, 1000)]
 
 
 def unit_rows(n: int, seed: int, centres: int = 0) -> np.ndarray:

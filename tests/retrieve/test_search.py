@@ -64,8 +64,8 @@ def test_what_can_not_be_searched_is_said(rng, width, k, scale, message):
 def test_however_many_queries_the_best_are_those_of_the_plain_search(rng, monkeypatch, n, is_imported):
     for name in ("WORTH_A_SCAN", "WORTH_AN_IMPORT"):
         monkeypatch.setattr(module, name, 100)
-    monkeypatch.setattr(module, "PIECE", 7)
-    monkeypatch.setattr(module, "BLOCK", 64)
+    for name, small in (("PIECE", 7), ("ALONE", 7 * 16), ("BLOCK", 64), ("AHEAD", 2)):
+        monkeypatch.setattr(module, name, small)
     if not is_imported:
         monkeypatch.delitem(sys.modules, "torch", raising=False)
         monkeypatch.setattr(module, "SOME", 33)

@@ -11,14 +11,16 @@ would be most of a single search.
 import logging
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcl.common.arrays import Floats, Ints, norms
+from gcl.common.devices import cores
 from gcl.common.errors import UserError
 from gcl.retrieve.exact import NO_ROW, Pool, Query, best_of_pool, kept
 from gcl.retrieve.scan.rounded import BLOCK, LENGTH, Near, Rounded
@@ -26,9 +28,11 @@ from gcl.retrieve.scan.rounded import BLOCK, LENGTH, Near, Rounded
 log = logging.getLogger(__name__)
 
 FEW = 8  # queries that are searched by a pass in float32, or over the copy in 8 bits, even if torch is at hand
-ALONE = 4  # queries that are multiplied one by one
 SOME = 64  # queries that are searched by such a pass before torch is imported
-PIECE = 1024  # candidates that stay in a cache while one query after the other is multiplied with them
+PARTS = 8  # of a block, each of which a thread takes
+AHEAD = 16  # blocks whose products are made before they are looked at
+ALONE = 1 << 18  # numbers of a product, candidates times queries times width, that a BLAS does not divide among threads
+PIECE = 512  # candidates that more queries are multiplied with at a time
 QUERIES = 1024  # that are scored at a time
 WORTH_A_SCAN = 1_000_000  # scores; below, a plain search of everything is as quick
 WORTH_AN_IMPORT = 12_000_000  # scores; below, such a search is done before torch is imported
@@ -133,20 +137,15 @@ def bound(width: int) -> float:
 def products(block: Floats, vectors: Floats) -> Floats:
     """Return (Q, B) products of (B, D) candidates with a few (Q, D) queries; each candidate is read from memory once.
 
-    A product with one vector runs at the memory's rate, one with two or three at half of it.
+    Of up to FEW queries a piece is so small that a BLAS takes one thread for it.
     """
-    if len(vectors) > ALONE:
-        across = np.ascontiguousarray(vectors.T)
-        wide = np.empty((len(block), len(vectors)), np.float32)
-        for start in range(0, len(block), PIECE // 2):
-            np.dot(block[start : start + PIECE // 2], across, out=wide[start : start + PIECE // 2])
-        return wide.T
-    found = np.empty((len(vectors), len(block)), np.float32)
-    for start in range(0, len(block), PIECE):
-        some = block[start : start + PIECE]
-        for row, vector in zip(found, vectors, strict=True):
-            np.dot(some, vector, out=row[start : start + len(some)])
-    return found
+    found = np.empty((len(block), len(vectors)), np.float32)
+    across = np.ascontiguousarray(vectors.T if len(vectors) > 1 else vectors[0])
+    piece = max(1, ALONE // vectors.size) if len(vectors) <= FEW else PIECE
+    for start in range(0, len(block), piece):
+        some = slice(start, start + piece)
+        np.dot(block[some], across, out=found[some] if len(vectors) > 1 else found[some, 0])
+    return np.ascontiguousarray(found.T)
 
 
 def search_few(query: Query, pool: Pool, k: int) -> tuple[Floats, Ints]:
@@ -183,11 +182,20 @@ def search_few(query: Query, pool: Pool, k: int) -> tuple[Floats, Ints]:
 
 
 def plain_blocks(query: Query, pool: Pool) -> Iterator[Near]:
-    """Yield cosines in float32 of every block."""
-    off = np.full(len(query.vectors), bound(query.vectors.shape[1]), np.float32)
-    for start in range(0, pool.size, BLOCK):
-        block = pool.vectors(slice(start, min(start + BLOCK, pool.size)))
-        yield Near(products(block, query.vectors), off, np.zeros(len(block), np.float32))
+    """Yield cosines in float32 of every block; threads take parts of it, if a BLAS does not divide them itself."""
+    count, width = query.vectors.shape
+    off, size = np.full(count, bound(width), np.float32), BLOCK // PARTS
+
+    def part(start: int) -> Floats:
+        return products(pool.vectors(slice(start, min(start + size, pool.size))), query.vectors)
+
+    starts = range(0, pool.size, size)
+    with ThreadPoolExecutor(cores() if count <= FEW else 1) as threads:
+        for first in range(0, len(starts), AHEAD * PARTS):
+            made = threads.map(part, starts[first : first + AHEAD * PARTS])
+            while parts := [*islice(made, PARTS)]:
+                found = np.concatenate(parts, 1)
+                yield Near(found, off, np.zeros(found.shape[1], np.float32))
 
 
 def hits_of(near: Near, needed: NDArray[np.float64], modalities: NDArray[np.int8]) -> tuple[Ints, Ints]:

@@ -26,6 +26,9 @@ BLOCK = 1 << 15  # candidates that stand together, as search reads them
 CODES, FACTS = "codes.npy", "rounding.npy"
 LARGEST = 127
 AHEAD = 64  # blocks times queries whose products are made before they are looked at
+ALONE = (
+    3  # queries that are multiplied one by one: for more at a time onnxruntime rearranges the block, which takes three
+)
 LENGTH = 1 + 1e-3  # at most, of a unit vector that is taken for one
 SLACK = 2.0**-19  # of a cosine: what float32 rounds
 # An ONNX model of one MatMulInteger: a (q, d) uint8, b (d, b) int8, found (q, b) int32. A plain install has no onnx.
@@ -70,7 +73,8 @@ class Rounded(NamedTuple):
 
         def near(start: int) -> Near:
             scale, error, total = self.facts[:, start : start + BLOCK]
-            found = product().run(None, {"a": codes, "b": self.codes[start // BLOCK]})[0][:, : len(scale)]
+            block, some = self.codes[start // BLOCK], [codes] if len(codes) > ALONE else np.split(codes, len(codes))
+            found = np.concatenate([product().run(None, {"a": one, "b": block})[0] for one in some])[:, : len(scale)]
             found -= zero * total.astype(np.int32)
             cosines = found.astype(np.float32)
             cosines *= scale
