@@ -214,8 +214,13 @@ def test_a_large_index_keeps_a_copy_in_8_bits_and_answers_the_same(made, model, 
     for term in (Term(1.0, text="number 4"), Term(1.0, text="word")):
         query = embedder.query([term])
         assert search_index(found, query, 5) == search_index(plain, query, 5)
-        assert search_index(found, query, 5, ["text"]) == search_index(plain, query, 5, ["text"])
-    assert len(read) == 2  # all modalities together
+        everything = search_index(plain, query, 100)
+        for wanted in (["text"], ["image", "image_text"]):
+            right = [hit for hit in everything if hit.modality in wanted]
+            for k in (2, 100):
+                assert search_index(plain, query, k, wanted) == right[:k]
+                assert search_index(found, query, k, wanted) == right[:k]
+    assert len(read) == 2 * 5
     np.save(folder / "scan/rounding.npy", found.rounded.facts[:, 1:])
     with pytest.raises(UserError, match="is not of one piece"):
         open_index(folder)

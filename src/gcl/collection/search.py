@@ -25,6 +25,7 @@ from gcl.retrieve.search import best_rows
 
 WEIGHT = re.compile(r"(\d+(?:\.\d+)?):(.+)", re.DOTALL)
 WIDEST = 60  # characters of a text that are printed
+UNWANTED = -1e30  # added to the score of an item whose modality is not asked for
 
 
 class Hit(NamedTuple):
@@ -70,18 +71,17 @@ def search_index(
     if k < 1:
         raise UserError(f"-k is {k}, expected 1 or more")
     wanted = [MODALITIES.index(m) for m in modalities or MODALITIES]
-    rows = None if len(wanted) == len(MODALITIES) else np.flatnonzero(np.isin(index.modalities, wanted))
-    chosen = index.modalities if rows is None else index.modalities[rows]
-
-    def vectors_of(some: Any) -> Floats:
-        return np.asarray(index.vectors[some if rows is None else rows[some]])
-
-    if not len(chosen):
+    if not (there := int(np.isin(index.modalities, wanted).sum())):
         return []
-    pool = Pool(len(chosen), vectors_of, chosen, index.rounded if rows is None else None)
-    scores, places = best_rows([query], pool, k, "cpu")
-    found = places[0] if rows is None else rows[places[0]]
-    pairs = zip(scores[0].tolist(), found.tolist(), strict=True)
+
+    def vectors_of(rows: Any) -> Floats:
+        return np.asarray(index.vectors[rows])
+
+    # Others stay in the pool, so that its copy in 8 bits serves too, and come after all that are wanted.
+    query = query._replace(offsets=np.where(np.isin(range(len(MODALITIES)), wanted), query.offsets, UNWANTED))
+    pool = Pool(len(index.modalities), vectors_of, index.modalities, index.rounded)
+    scores, rows = best_rows([query], pool, min(k, there), "cpu")
+    pairs = zip(scores[0].tolist(), rows[0].tolist(), strict=True)
     return hits_of(index, [(score, row) for score, row in pairs if min_score is None or score >= min_score])
 
 
