@@ -23,14 +23,13 @@ from gcl.common.arrays import Floats, Ints, norms
 from gcl.common.devices import cores
 from gcl.common.errors import UserError
 from gcl.retrieve.exact import NO_ROW, Pool, Query, best_of_pool, kept
-from gcl.retrieve.scan.rounded import BLOCK, LENGTH, Near, Rounded
+from gcl.retrieve.scan.rounded import AHEAD, BLOCK, LENGTH, Near, Rounded
 
 log = logging.getLogger(__name__)
 
 FEW = 8  # queries that are searched by a pass in float32, or over the copy in 8 bits, even if torch is at hand
 SOME = 64  # queries that are searched by such a pass before torch is imported
 PARTS = 8  # of a block, each of which a thread takes
-AHEAD = 16  # blocks whose products are made before they are looked at
 ALONE = 1 << 18  # numbers of a product, candidates times queries times width, that a BLAS does not divide among threads
 PIECE = 512  # candidates that more queries are multiplied with at a time
 QUERIES = 1024  # that are scored at a time
@@ -189,10 +188,10 @@ def plain_blocks(query: Query, pool: Pool) -> Iterator[Near]:
     def part(start: int) -> Floats:
         return products(pool.vectors(slice(start, min(start + size, pool.size))), query.vectors)
 
-    starts = range(0, pool.size, size)
+    starts, ahead = range(0, pool.size, size), PARTS * max(1, AHEAD // count)
     with ThreadPoolExecutor(cores() if count <= FEW else 1) as threads:
-        for first in range(0, len(starts), AHEAD * PARTS):
-            made = threads.map(part, starts[first : first + AHEAD * PARTS])
+        for first in range(0, len(starts), ahead):
+            made = threads.map(part, starts[first : first + ahead])
             while parts := [*islice(made, PARTS)]:
                 found = np.concatenate(parts, 1)
                 yield Near(found, off, np.zeros(found.shape[1], np.float32))

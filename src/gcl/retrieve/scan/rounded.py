@@ -26,9 +26,7 @@ BLOCK = 1 << 15  # candidates that stand together, as search reads them
 CODES, FACTS = "codes.npy", "rounding.npy"
 LARGEST = 127
 AHEAD = 64  # blocks times queries whose products are made before they are looked at
-ALONE = (
-    3  # queries that are multiplied one by one: for more at a time onnxruntime rearranges the block, which takes three
-)
+ALONE = 3  # queries that are multiplied one by one: for more, onnxruntime rearranges the block, which takes as long
 LENGTH = 1 + 1e-3  # at most, of a unit vector that is taken for one
 SLACK = 2.0**-19  # of a cosine: what float32 rounds
 # An ONNX model of one MatMulInteger: a (q, d) uint8, b (d, b) int8, found (q, b) int32. A plain install has no onnx.
