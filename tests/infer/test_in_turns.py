@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 import torch
 
+from gcl.common.arrays import MODALITIES
+from gcl.common.files import write_json
 from gcl.data.in_turns import InTurns, items_in_turns, pieces
 from gcl.data.items import Contents, Item, Qrel, Task, write_benchmark
 from gcl.data.prepared import read_benchmark
 from gcl.data.records import read_parquet
-from gcl.infer.encoder import open_encoder
+from gcl.export.bundle import bundle
+from gcl.export.graphs import head_graph
+from gcl.infer.encoder import open_encoder, run_batches
 from gcl.infer.in_turns import encode_in_turns
 from gcl.infer.infer import infer
+from gcl.infer.model_folder import read_export
+from gcl.infer.session import open_session
 from gcl.models import family
 from gcl.prepare.prepare import prepare_pairs
 from gcl.retrieve.item_vectors import distinct_items, unit_vectors
@@ -81,6 +87,23 @@ def test_the_graph_reads_them_as_if_written_out(made, rng):
             own = torch.from_numpy(tokens[images])
             wanted = by_hand(built.model, own, pieces(text, places), ids_of, start, end, 64)
             np.testing.assert_allclose(vector, wanted.numpy(), atol=2e-6)
+
+
+def test_a_bundle_reads_them_too(made, rng, tmp_path):
+    _, towers, _ = made
+    about, heads = read_export(towers), tmp_path / "heads"
+    heads.mkdir()
+    first, second = (rng.normal(size=shape).astype(np.float32) for shape in ((32, 48), (16, 32)))
+    for modality in MODALITIES:
+        head_graph(first, None, second, heads / f"{modality}.onnx")
+    more = {"kind": "heads", "graphs": {m: {"file": f"{m}.onnx"} for m in MODALITIES}, "towers": about["graphs"]}
+    write_json(heads / "export.json", {k: v for k, v in about.items() if k != "positions"} | more)
+    bundle(towers, heads, None, tmp_path / "m")
+    model, plain = open_encoder(tmp_path / "m", "cpu", 1), open_encoder(towers, "cpu", 1)
+    assert model.positions == plain.positions == 64
+    tokens, items = rng.normal(size=(3, 4, 48)).astype(np.float32), [([0, 2], "w1 w2 w3 w4", (2, 5)), ([1], "w5", (2,))]
+    expected = run_batches(open_session(heads / "image_text.onnx", "cpu", 1), encode_in_turns(plain, tokens, items))
+    np.testing.assert_allclose(encode_in_turns(model, tokens, items), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_one_image_before_its_text_is_read_as_any(made, rng):

@@ -2,7 +2,7 @@
 
 In:  results/onnx/<backbone>/towers and results/onnx/<backbone>/<recipe>/seed<n>.
 Out: image.onnx (pixels -> features), text.onnx (token ids -> features), image_text.onnx where fusion is native,
-     tokenizer.json, export.json.
+     in_turns.onnx where texts and images are read in turns, tokenizer.json, export.json.
 """
 
 import shutil
@@ -17,6 +17,7 @@ from gcl.common.files import atomic_path, sha256_file, write_json
 from gcl.export.graphs import IR_VERSION, OUTPUT
 from gcl.infer.model_folder import read_export
 from gcl.infer.session import open_session
+from gcl.models.tokenizers import read_tokenizer
 
 TOLERANCE = 1e-5  # relative error between one graph and the two it was made of
 
@@ -61,10 +62,16 @@ def examples(towers: Path, side: int) -> dict[str, dict[str, np.ndarray]]:
     """Return inputs of every graph."""
     generator = np.random.default_rng(0)
     pixels = generator.normal(size=(2, 3, side, side)).astype(np.float32)
-    ids = generator.integers(1000, 20000, (2, 9))
+    words = read_tokenizer(towers / "tokenizer.json").get_vocab_size()
+    ids = generator.integers(words // 2, words, (2, 9))
     made: dict[str, dict[str, np.ndarray]] = {"image": {"pixels": pixels}, "text": {"ids": ids}}
     _, *tokens = open_session(towers / "image.onnx", "cpu").run(None, {"pixels": pixels})
-    return made | ({"image_text": {"image_tokens": tokens[0], "ids": ids}} if tokens else {})
+    if tokens:
+        made["image_text"] = {"image_tokens": tokens[0], "ids": ids}
+    if (towers / "in_turns.onnx").exists():
+        places = np.arange(tokens[0].shape[1] + ids.shape[1])
+        made["in_turns"] = made["image_text"] | {"order": np.stack([places, places[::-1]])}
+    return made
 
 
 def bundle(towers: Path, heads: Path, calibration: Path | None, output: Path) -> None:
@@ -78,16 +85,17 @@ def bundle(towers: Path, heads: Path, calibration: Path | None, output: Path) ->
         raise UserError(f"{heads} was trained on other towers than {towers}")
     with atomic_path(output) as folder:
         folder.mkdir()
-        for modality, inputs in examples(towers, about["preprocess"]["size"]).items():
-            name = f"{modality}.onnx"
-            chain(towers / name, heads / name, folder / name)
-            check_chain(towers / name, heads / name, folder / name, inputs)
+        for graph, inputs in examples(towers, about["preprocess"]["size"]).items():
+            name = f"{graph}.onnx"
+            head = heads / ("image_text.onnx" if graph == "in_turns" else name)
+            chain(towers / name, head, folder / name)
+            check_chain(towers / name, head, folder / name, inputs)
         shutil.copyfile(towers / "tokenizer.json", folder / "tokenizer.json")
         if calibration is not None:
             shutil.copyfile(calibration, folder / "calibration.json")
         graphs = {p.stem: {"file": p.name, "sha256": sha256_file(p)} for p in sorted(folder.glob("*.onnx"))}
-        tokenizer = read_export(towers)["tokenizer"]
-        about |= {"kind": "all", "takes": "pixels and token ids", "graphs": graphs, "tokenizer": tokenizer}
+        kept = {key: value for key, value in read_export(towers).items() if key in ("tokenizer", "positions")}
+        about |= {"kind": "all", "takes": "pixels and token ids", "graphs": graphs, **kept}
         write_json(folder / "export.json", about)
 
 
