@@ -51,7 +51,7 @@ def write_pool(folder: Path, size: int, queries: int = QUERIES) -> None:
                 "image_rows": [[]] * n,
                 "weights": [[]] * n,
                 "text_row": [k + queries for k in rows],
-                "parent_id": [None] * n,
+                "places": [[]] * n,
             }
             items.write_table(
                 pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names})

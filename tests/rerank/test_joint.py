@@ -17,10 +17,10 @@ from gcl.config.backbones import Preprocess
 from gcl.config.recipes import Distil, Recipe
 from gcl.data.records import Pair, write_pairs
 from gcl.rerank.features import Items
-from gcl.rerank.fit_joint import Trained, chosen_share, drawn, export_joint, sides, train_joint
 from gcl.rerank.joint import Contents, ImageTokens, JointReranker
 from gcl.rerank.lists import RankedLists
 from gcl.rerank.networks.adapter import Adapter
+from gcl.rerank.networks.fit import Trained, chosen_share, drawn, export_joint, sides, train_joint
 from gcl.rerank.networks.joint import TOKENS, Joint
 from gcl.rerank.teach import arrays_of
 from gcl.retrieve.run_file import Ranking
@@ -128,7 +128,7 @@ def test_graphs_give_torchs_scores_and_a_pair_is_read_once(model, contents, rng,
 def test_it_begins_as_the_first_stage_and_learns(model, contents, rng, monkeypatch):
     """What is relevant: the candidate whose text is the query's."""
     monkeypatch.setattr("gcl.rerank.networks.joint.Joint.rate", 1e-2)  # a network that small, of random weights
-    monkeypatch.setattr("gcl.rerank.fit_joint.STEPS", 150)
+    monkeypatch.setattr("gcl.rerank.networks.fit.STEPS", 150)
     joint = Joint(model.text, start=1, pad=PAD)
     n, k = 40, 6
     texts = np.array([rng.permutation(6) for _ in range(n)]).ravel()

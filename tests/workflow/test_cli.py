@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -8,14 +9,16 @@ from gcl.cli import commands
 from gcl.common.command import digest
 
 
-def gcl(*arguments):
-    return subprocess.run([sys.executable, "-m", "gcl.cli", *arguments], capture_output=True, text=True)
+def gcl(*arguments, **variables):
+    command = [sys.executable, "-m", "gcl.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
 
 
 @pytest.mark.parametrize("stage", commands())
 def test_every_command_explains_itself_with_an_example(stage):
-    done = gcl(stage, "--help")
+    done = gcl(stage, "--help", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0, done.stderr
+    assert not re.search(r"\| +(torch|matplotlib)$", done.stderr, re.MULTILINE)  # a second and more
     assert "example:" in done.stdout
     example = done.stdout.partition("example:")[2]
     assert "..." not in example.replace("'{...}'", ""), example
