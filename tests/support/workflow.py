@@ -64,7 +64,7 @@ def lend_towers(clone, results, *arguments):
 
 CONFIG = {
     "backbones": ["clip_lite"],
-    "benchmarks": ["mbeir_fixture", "mbeir_first_fixture"],
+    "benchmarks": ["mbeir_fixture", "mbeir_first_fixture", "covr_fixture"],
     "experiments": [
         {"name": "main", "recipes": ["pretrained_smoke"], "seeds": [0], "calibrations": ["none", "center"]}
     ],

@@ -296,7 +296,7 @@ def test_the_page_opens_without_network_and_shows_pictures(clone, tmp_path):
 
 
 def test_all_benchmarks_run_on_the_fixtures(clone):
-    """With one backbone, that of native fusion, to be quick; test_kills.py has M-BEIR's with the other."""
+    """With one backbone, that of native fusion, to be quick; test_kills.py has two of them with the other."""
     fixtures = ["--configfile", "config/fixtures.yaml"]
     edited(clone / "config/fixtures.yaml", "backbones: [clip_lite, vista_lite]", "backbones: [vista_lite]")
     copied(clone / "results_smoke/onnx/vista_lite/towers", clone / "results_fixtures/onnx/vista_lite/towers")
