@@ -25,7 +25,7 @@ from gcl.retrieve.search import best_rows
 
 WEIGHT = re.compile(r"(\d+(?:\.\d+)?):(.+)", re.DOTALL)
 WIDEST = 60  # characters of a text that are printed
-UNWANTED = -1e30  # added to the score of an item whose modality is not asked for
+UNWANTED = -1e30  # in place of the offset of scores of a modality that is not asked for
 
 
 class Hit(NamedTuple):

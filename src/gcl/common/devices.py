@@ -1,4 +1,4 @@
-"""Which device a process computes on, and which GPU is its own where there are several."""
+"""What a process computes on: a device, the GPU that is its own where there are several, the cores of its threads."""
 
 import ctypes
 import fcntl
@@ -6,11 +6,15 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 log = logging.getLogger(__name__)
+S = TypeVar("S")
+T = TypeVar("T")
 
 POLL_S = 1.0
 NO_CUDA = "device: cuda was asked for, but there is no CUDA device; set `device: auto` or `device: cpu`"
@@ -30,6 +34,13 @@ def has_cuda() -> bool:
 def cores() -> int:
     """Count the CPU's that this process may use; macOS can't tell, and counts all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_threads(function: Callable[[S], T], items: Sequence[S], threads: int, ahead: int) -> Iterator[T]:
+    """Yield what a function makes of items, in their order; `ahead` of them at a time, since all may be too many."""
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(items), ahead):
+            yield from pool.map(function, items[start : start + ahead])
 
 
 @cache

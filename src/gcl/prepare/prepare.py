@@ -8,12 +8,12 @@ Out: a folder of tables, described in records.py and items.py. What can't be use
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from gcl.common.command import parser, run
+from gcl.common.devices import in_threads
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path
 from gcl.common.progress import progress
@@ -151,9 +151,7 @@ def prepare_benchmark(
 
 def examined(locations: list[str], workers: int) -> Iterator[Examined]:
     """Examine images in threads, some thousand at a time: a pool may have millions."""
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for start in range(0, len(locations), 4096):
-            yield from pool.map(examine, locations[start : start + 4096])
+    return in_threads(examine, locations, max(1, workers), 4096)
 
 
 def too_many(rejects: Iterable[tuple[str, str, str]], unusable: int, limit: float, listing: Path) -> str:

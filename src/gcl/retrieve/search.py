@@ -11,7 +11,6 @@ would be most of a single search.
 import logging
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from itertools import islice, pairwise
 from typing import NamedTuple
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcl.common.arrays import Floats, Ints, norms
-from gcl.common.devices import cores
+from gcl.common.devices import cores, in_threads
 from gcl.common.errors import UserError
 from gcl.retrieve.exact import NO_ROW, Pool, Query, best_of_pool, kept
 from gcl.retrieve.scan.rounded import AHEAD, BLOCK, LENGTH, Near, Rounded
@@ -188,13 +187,11 @@ def plain_blocks(query: Query, pool: Pool) -> Iterator[Near]:
     def part(start: int) -> Floats:
         return products(pool.vectors(slice(start, min(start + size, pool.size))), query.vectors)
 
-    starts, ahead = range(0, pool.size, size), PARTS * max(1, AHEAD // count)
-    with ThreadPoolExecutor(cores() if count <= FEW else 1) as threads:
-        for first in range(0, len(starts), ahead):
-            made = threads.map(part, starts[first : first + ahead])
-            while parts := [*islice(made, PARTS)]:
-                found = np.concatenate(parts, 1)
-                yield Near(found, off, np.zeros(found.shape[1], np.float32))
+    threads, ahead = cores() if count <= FEW else 1, PARTS * max(1, AHEAD // count)
+    made = in_threads(part, range(0, pool.size, size), threads, ahead)
+    while parts := [*islice(made, PARTS)]:
+        found = np.concatenate(parts, 1)
+        yield Near(found, off, np.zeros(found.shape[1], np.float32))
 
 
 def hits_of(near: Near, needed: NDArray[np.float64], modalities: NDArray[np.int8]) -> tuple[Ints, Ints]:

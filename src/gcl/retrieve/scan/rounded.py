@@ -10,7 +10,6 @@ The product is onnxruntime's, which has kernels of 8 bits for every processor an
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gcl.common.arrays import Floats
-from gcl.common.devices import cores
+from gcl.common.devices import cores, in_threads
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path
 
@@ -66,7 +65,7 @@ class Rounded(NamedTuple):
         return self.facts.shape[1]
 
     def blocks(self, queries: Floats) -> Iterator[Near]:
-        """Yield cosines of queries (Q, D) with every block, in order."""
+        """Return cosines of queries (Q, D) with every block, in order."""
         codes, scales, errors, zero = as_codes(queries)
 
         def near(start: int) -> Near:
@@ -79,11 +78,7 @@ class Rounded(NamedTuple):
             cosines *= scales
             return Near(cosines, errors, error)
 
-        starts = range(0, len(self), BLOCK)
-        ahead = max(cores(), AHEAD // len(queries))
-        with ThreadPoolExecutor(cores()) as threads:
-            for first in range(0, len(starts), ahead):
-                yield from threads.map(near, starts[first : first + ahead])
+        return in_threads(near, range(0, len(self), BLOCK), cores(), max(cores(), AHEAD // len(queries)))
 
 
 def round_vectors(vectors: Floats) -> tuple[np.ndarray, Floats]:
