@@ -195,6 +195,23 @@ def test_benchmarks_of_one_name_are_refused(tmp_path):
         variants(tmp_path, [tmp_path / "a/x", tmp_path / "b/x"], [], "Success@10", 0.5, 1, "cpu", tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("measure", "within", "repeats", "message"),
+    [
+        ("Success@10", 0.5, 0, "--repeats 0: expected 1 or more"),
+        ("Success@10", -1.0, 1, "--within -1: expected 0 or more; fp32 itself loses 0"),
+        ("Success@10", float("nan"), 1, "--within nan: expected 0 or more"),
+        ("Foo@3", 0.5, 1, "measure 'Foo@3': expected one of ir_measures' with a cut-off"),
+    ],
+)
+def test_options_that_leave_nothing_to_choose_are_refused(tmp_path, measure, within, repeats, message):
+    from gcl.score.variants import variants
+
+    with pytest.raises(ValueError, match=message):
+        variants(tmp_path, [tmp_path], [], measure, within, repeats, "cpu", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_heads_alone_have_no_variants(tmp_path):
     from gcl.export.smaller import make
 

@@ -6,9 +6,8 @@ import ir_measures
 import numpy as np
 
 from gcl.common.errors import UserError
-from gcl.config.benchmarks import cutoff_of
 from gcl.retrieve.run_file import Ranking
-from gcl.score.score import library_name, per_query
+from gcl.score.score import check_measure, library_name, per_query
 
 
 def evaluate(
@@ -52,15 +51,6 @@ def evaluate(
     evaluator = ir_measures.evaluator(sorted(parsed, key=str), relevant)
     values = per_query(ranking, evaluator, queries, list(measures), relevant)
     return {measure: float(values[:, i].mean(dtype=np.float64)) for i, measure in enumerate(measures)}
-
-
-def check_measure(measure: str) -> None:
-    """Raise UserError if a measure is none, or has no cut-off."""
-    try:
-        ir_measures.parse_measure(library_name(measure))
-        cutoff_of(measure)
-    except (ValueError, NameError, IndexError, SyntaxError) as error:
-        raise UserError(f"measure '{measure}': expected one of ir_measures' with a cut-off, as Success@10") from error
 
 
 def best_first(query: str, found: Sequence[str] | Mapping[str, float]) -> list[str]:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from gcl.common.command import parser, run
 from gcl.common.csv_files import write_csv
+from gcl.common.errors import UserError
 from gcl.common.files import atomic_path
 from gcl.config.benchmarks import cutoff_of
 from gcl.data.prepared import PreparedBenchmark, read_benchmark
@@ -43,6 +44,15 @@ COLUMNS = (
 def library_name(measure: str) -> str:
     """Return the measure of ir_measures that one of ours is computed from."""
     return measure.replace("APmin@", "AP@")
+
+
+def check_measure(measure: str) -> None:
+    """Raise UserError if a measure is none, or has no cut-off."""
+    try:
+        ir_measures.parse_measure(library_name(measure))
+        cutoff_of(measure)
+    except (ValueError, NameError, IndexError, SyntaxError) as error:
+        raise UserError(f"measure '{measure}': expected one of ir_measures' with a cut-off, as Success@10") from error
 
 
 def per_query(ranking: Ranking, evaluator: Any, queries: list[str], measures: list[str], relevant: Any) -> np.ndarray:
@@ -132,8 +142,10 @@ def score(
     """Score a run into the folder `output`.
 
     Raises:
-        UserError: an unreadable run, or one of another benchmark.
+        UserError: an unreadable run, one of another benchmark, or a measure that is none.
     """
+    for measure in measures:
+        check_measure(measure)
     read_parquet(run_file, ["seed"])
     bench = read_benchmark(prepared)
     lines, ties, blocks = [], [], []

@@ -26,7 +26,7 @@ from gcl.data.prepared import read_benchmark
 from gcl.export.smaller import MAKERS, make
 from gcl.infer.store import read_outputs
 from gcl.retrieve.retrieve import retrieve
-from gcl.score.score import score
+from gcl.score.score import check_measure, score
 from gcl.score.statistics import averages, pools_of, read_result, summarise, weighted_results
 
 COLUMNS = (
@@ -161,8 +161,14 @@ def variants(
     """Make the variants, compare them, and choose; return what was chosen.
 
     Raises:
-        UserError: the model isn't whole, a variant can't be run, or two benchmarks have one name.
+        UserError: the model isn't whole, a variant can't be run, two benchmarks have one name, or an option that
+            leaves nothing to choose.
     """
+    check_measure(measure)
+    if repeats < 1:
+        raise UserError(f"--repeats {repeats}: expected 1 or more")
+    if not within >= 0:
+        raise UserError(f"--within {within:g}: expected 0 or more; fp32 itself loses 0")
     if len({path.name for path in prepared}) < len(prepared):
         raise UserError(f"--prepared {' '.join(map(str, prepared))}: expected folders with names of their own")
     with atomic_path(output) as folder, tempfile.TemporaryDirectory() as scratch:
@@ -189,7 +195,13 @@ def main() -> None:
     options = parser("variants", __doc__, "--onnx model --prepared results/prepared/clipart9 --output variants")
     options.add_argument("--onnx", required=True, type=Path, help="exported whole model")
     options.add_argument("--prepared", required=True, type=Path, nargs="+", help="benchmarks to measure on")
-    options.add_argument("--kinds", nargs="+", default=["fp16", "int8", "int8_blocks"], choices=list(MAKERS))
+    options.add_argument(
+        "--kinds",
+        nargs="+",
+        default=["fp16", "int8", "int8_blocks"],
+        choices=list(MAKERS),
+        help="(fp16 int8 int8_blocks)",
+    )
     options.add_argument("--measure", default="Success@10", help="a measure of ir_measures (Success@10)")
     options.add_argument("--within", type=float, default=0.5, help="points that the chosen one may lose (0.5)")
     options.add_argument("--repeats", type=int, default=3, help="times that each embeds each benchmark (3)")
