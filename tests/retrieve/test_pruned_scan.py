@@ -42,8 +42,8 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(scan, "BLOCK", 16)
     monkeypatch.setattr(scan, "GROUP", 4)
     monkeypatch.setattr(scan, "PENDING", 20)
-    monkeypatch.setattr(scan, "PAIRS", 5)
-    monkeypatch.setattr(scan, "PIECE", 3)
+    monkeypatch.setattr(ranking, "PAIRS", 5)
+    monkeypatch.setattr(ranking, "PIECE", 3)
     monkeypatch.setattr(ranking, "BLOCK", 7)
 
 
@@ -57,9 +57,10 @@ def small_blocks(monkeypatch):
     spread=st.sampled_from([0.0, 1e-4, 0.02, 1.0]),  # of the candidates around a few centres: many near ties
     precision=st.sampled_from(sorted(PRECISIONS)),
     calibrated=st.booleans(),
+    is_shared=st.booleans(),
 )
 def test_the_scan_finds_what_plain_search_finds(
-    small_blocks, seed, candidates, queries, k, width, spread, precision, calibrated
+    small_blocks, seed, candidates, queries, k, width, spread, precision, calibrated, is_shared
 ):
     rng = np.random.default_rng(seed)
     centres = unit_rows(rng, 3, width)
@@ -69,6 +70,8 @@ def test_the_scan_finds_what_plain_search_finds(
     factors = rng.uniform(0.5, 20, (queries, 3)) if calibrated else np.ones((queries, 3))
     offsets = rng.normal(size=(queries, 3)) if calibrated else np.zeros((queries, 3))
     parts = queries_of(unit_rows(rng, queries, width), factors, offsets, 2)
+    if is_shared:  # other scores of the same products
+        parts += [part._replace(factors=part.factors[:, [2, 0, 1]], offsets=part.offsets + 1) for part in parts]
     pool = pool_of(vectors, modalities)
     scores, rows = ranking.best_of_pool(parts, pool, k)
     assert rows.tolist() == obvious(vectors, modalities, parts, k)
@@ -112,14 +115,23 @@ def test_the_largest_of_a_group_is_right_where_it_reaches_the_cut(name, lowest):
 def test_few_candidates_are_scored_exactly(rng, monkeypatch):
     """The scan is worth its name: of 20,000 candidates it scores a few hundred for each query."""
     asked = []
-    plain = scan.exact_scores
-    monkeypatch.setattr(
-        scan, "exact_scores", lambda q, queries, rows, pool: asked.append(len(rows)) or plain(q, queries, rows, pool)
-    )
+    plain = scan.scores_of
+    monkeypatch.setattr(scan, "scores_of", lambda *given: asked.append(len(given[2])) or plain(*given))
     pool = pool_of(unit_rows(rng, 20_000, 128), np.zeros(20_000, np.int8))
     parts = queries_of(unit_rows(rng, 8, 128), np.ones((8, 3)), np.zeros((8, 3)), 8)
     scan.scan_pool(parts, pool, 100, CPU, scan.BF16)
     assert 8 * 100 <= sum(asked) < 8 * 400
+
+
+def test_products_are_made_once_for_searches_of_the_same_vectors(rng, monkeypatch, small_blocks):
+    made = []
+    plain = scan.Products.multiply
+    monkeypatch.setattr(scan.Products, "multiply", lambda *given: made.append(given) or plain(*given))
+    pool = pool_of(unit_rows(rng, 64, 8), np.zeros(64, np.int8))
+    one, other = queries_of(unit_rows(rng, 4, 8), np.ones((4, 3)), np.zeros((4, 3)), 2)
+    parts = [one, other, one._replace(factors=2 * one.factors), other._replace(offsets=other.offsets + 1)]
+    scan.scan_pool(parts, pool, 3, CPU, scan.FP32)
+    assert len(made) == 2 * 64 // 16  # of parts and blocks
 
 
 def test_a_large_search_takes_the_scan(rng, monkeypatch):

@@ -269,11 +269,12 @@ def test_a_large_pool_is_read_once_for_calibrations_that_share_vectors(ready, tm
         return pq.read_table(path).to_pylist()
 
     expected = [row for mode in modes for row in run([mode], tmp_path / f"{mode}.parquet")]
-    reads = []
+    reads, arrays = [], []
     whole = task_ranker.best_rows
 
     def counted(queries, pool, *rest):
         reads.append(pool.size)
+        arrays.append(len({id(query.vectors) for query in queries}) / len(queries))
         return whole(queries, pool, *rest)
 
     monkeypatch.setattr(task_ranker, "best_rows", counted)
@@ -282,3 +283,5 @@ def test_a_large_pool_is_read_once_for_calibrations_that_share_vectors(ready, tm
     monkeypatch.setattr(task_ranker, "KEPT", 0)
     assert run(modes, output) == expected
     assert len(reads) - apart == apart / 2
+    assert set(arrays[:apart]) == {1}
+    assert set(arrays[apart:]) == {1 / 2}  # so products are made once for two calibrations

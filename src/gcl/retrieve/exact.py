@@ -5,16 +5,20 @@ cut into blocks, on the library that multiplies or on the machine.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcl.common.arrays import Floats, Ints
+from gcl.common.devices import in_threads
 from gcl.common.errors import UserError
 from gcl.retrieve.scan.rounded import Rounded
 
 BLOCK = 4096  # candidates that are scored at a time
+PAIRS = 2048  # of query and candidate, whose vectors are read together
+PIECE = 128  # of them that are float64 at a time; more overflow the second-level cache
 NO_ROW = 2**32 - 1  # of what a query lacks; above every row
 
 
@@ -62,6 +66,24 @@ class Pool(NamedTuple):
     vectors: Callable[[slice | Ints], Floats]  # rows -> (rows, D) float32 unit vectors
     modalities: NDArray[np.int8]  # (C,) into MODALITIES
     rounded: Rounded | None = None  # a copy of all vectors in 8 bits, for few queries
+
+
+def scores_of(query: Query, queries: Ints, rows: Ints, pool: Pool, threads: int) -> Floats:
+    """Return the scores of some queries, by number, with some rows of a pool: (n,) each, sorted by query."""
+    vectors = query.vectors.astype(np.float64)
+
+    def cosines(start: int) -> NDArray[np.float64]:
+        own, candidates = queries[start : start + PAIRS], pool.vectors(rows[start : start + PAIRS])
+        found, last = np.empty(len(own)), 1 + np.flatnonzero(np.diff(own, append=-1))
+        for first, end in pairwise([0, *last.tolist()]):
+            for begin in range(first, end, PIECE):
+                some = slice(begin, min(begin + PIECE, end))
+                np.dot(candidates[some].astype(np.float64), vectors[own[first]], out=found[some])
+        return found
+
+    found = np.concatenate([np.empty(0), *in_threads(cosines, range(0, len(rows), PAIRS), threads, max(1, len(rows)))])
+    modalities = pool.modalities[rows]
+    return (found * query.factors[queries, modalities] + query.offsets[queries, modalities]).astype(np.float32)
 
 
 def top_k(scores: Floats, k: int) -> tuple[Floats, Ints]:

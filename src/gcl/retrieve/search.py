@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gcl.common.arrays import Floats, Ints, norms
 from gcl.common.devices import cores, in_threads
 from gcl.common.errors import UserError
-from gcl.retrieve.exact import NO_ROW, Pool, Query, best_of_pool, kept
+from gcl.retrieve.exact import Pool, Query, best_of_pool, kept, scores_of
 from gcl.retrieve.scan.rounded import AHEAD, BLOCK, LENGTH, Near, Rounded
 
 log = logging.getLogger(__name__)
@@ -176,7 +176,8 @@ def search_few(query: Query, pool: Pool, k: int) -> tuple[Floats, Ints]:
                 some = slice(first, last)
                 more = middle[some] + reach[some], middle[some] - reach[some], columns[some] + start
                 best[number] = narrowed(best[number], *more, k)
-    return exactly(query, pool, [own.rows for own in best], k)
+    rows, numbers = np.concatenate([own.rows for own in best]), np.repeat(range(n), [len(own.rows) for own in best])
+    return kept(numbers, scores_of(query, numbers, rows, pool, cores()), rows, n, k)
 
 
 def plain_blocks(query: Query, pool: Pool) -> Iterator[Near]:
@@ -221,16 +222,3 @@ def narrowed(best: Best, upper: NDArray[np.float64], lower: NDArray[np.float64],
     least = float(np.partition(lower, len(lower) - k)[len(lower) - k])
     alive = upper >= least
     return Best(upper[alive], lower[alive], rows[alive], least)
-
-
-def exactly(query: Query, pool: Pool, rows: list[Ints], k: int) -> tuple[Floats, Ints]:
-    """Score the given rows of each query in float64 and return the k best."""
-    scores, places = [], []
-    for number, own in enumerate(rows):
-        for start in range(0, len(own), BLOCK):
-            some = own[start : start + BLOCK]
-            scores.append(query.row(number).scores(pool.vectors(some), pool.modalities[some])[0])
-            places.append(np.full(len(some), number))
-    if not scores:
-        return np.empty((len(rows), 0), np.float32), np.full((len(rows), 0), NO_ROW)
-    return kept(np.concatenate(places), np.concatenate(scores), np.concatenate(rows), len(rows), k)

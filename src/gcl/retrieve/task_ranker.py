@@ -90,27 +90,30 @@ class Ranker:
         """Return unit vectors of some distinct items."""
         return unit_vectors(items, rows, self.source, mode, self.stats)
 
-    def queries(self, names: tuple[str, ...], mode: str) -> list[Query]:
-        """Return distinct queries in parts, with what makes scores of their cosines."""
-        items = self.table(names, mode)
-        found = set(items.modalities.tolist())
-        maps = {m: calibration.affine(mode, MODALITIES[m], MODALITIES, self.stats) for m in found}
+    def queries(self, names: tuple[str, ...], modes: list[str]) -> dict[str, list[Query]]:
+        """Return distinct queries in parts, with what makes scores of their cosines, by mode.
+
+        The modes compare the same vectors, which are the same arrays.
+        """
+        items = self.table(names, modes[0])
         parts = [slice(start, min(start + QUERIES, items.size)) for start in range(0, items.size, QUERIES)]
-        queries = []
-        for part in parts:
-            modalities, vectors = items.modalities[part], items.vectors(part)
-            factors, offsets = (np.stack([maps[m][i] for m in modalities.tolist()]) for i in range(2))
-            if mode in biases.BIASES:
-                vectors = biases.as_queries(vectors, modalities)
-            queries.append(Query(vectors, factors, offsets, self.source.late))
-        return queries
+        vectors = [items.vectors(part) for part in parts]
+        if modes[0] in biases.BIASES:
+            vectors = [biases.as_queries(v, items.modalities[part]) for v, part in zip(vectors, parts, strict=True)]
+        found: dict[str, list[Query]] = {}
+        for mode in modes:
+            maps = [calibration.affine(mode, query, MODALITIES, self.stats) for query in MODALITIES]
+            factors, offsets = (np.stack([m[i] for m in maps])[items.modalities] for i in range(2))
+            each = [(v, factors[part], offsets[part]) for v, part in zip(vectors, parts, strict=True)]
+            found[mode] = [Query(*one, self.source.late) for one in each]
+        return found
 
     def rank(self, task: Task, pool: str, mode: str, k: int) -> Ranked:
         """Rank a pool: the whole of it, or each query's own list."""
         tables = tuple(task.pools[pool])
         items, items_of = self.distinct(tables), self.distinct((task.queries,)).rows
         if pool in task.listed:
-            return self.rank_lists(task, pool, self.queries((task.queries,), mode), items_of, mode, k)
+            return self.rank_lists(task, pool, self.queries((task.queries,), [mode])[mode], items_of, mode, k)
         users = self.users(tables)
         if (tables, mode) not in self.found:
             self.found |= self.search(users, tables, self.together(mode, len(items.images)), k)
@@ -140,7 +143,8 @@ class Ranker:
     ) -> dict[tuple[tuple[str, ...], str], dict[str, tuple[Floats, Ints]]]:
         """Read a pool once for all tasks and modes: return the best items by mode and table of distinct queries."""
         names = list(dict.fromkeys(task.queries for task, _ in users))
-        parts = [self.queries((name,), mode) for mode in modes for name in names]
+        queries = [self.queries((name,), modes) for name in names]
+        parts = [of[mode] for mode in modes for of in queries]
         k_all = k + max(self.excluded_most(task) for task, _ in users)
         pool = self.pool(tables, modes[0])
         best, rows = best_rows([query for part in parts for query in part], pool, k_all, self.device)

@@ -17,7 +17,6 @@ The result is gcl.retrieve.exact's, whose slow search of everything the tests co
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import NamedTuple
 
@@ -28,14 +27,12 @@ from torch import Tensor
 
 from gcl.common.arrays import Floats, Ints
 from gcl.data.records import split_codes, to_codes
-from gcl.retrieve.exact import Pool, Query, kept, merged, top_k
+from gcl.retrieve.exact import Pool, Query, kept, merged, scores_of, top_k
 
 BLOCK = 32768  # candidates that are scanned at a time, a multiple of GROUP
 ROWS = 4096  # candidates that a CPU rounds at a time: they are in a cache still when they are multiplied
 GROUP = 32  # candidates of which the best is looked at first, at most
 MANY = 4  # times k: if a block has so many candidates for each query, all of it is scored exactly
-PAIRS = 2048  # of query and candidate, whose vectors are read together
-PIECE = 128  # of them that are float64 at a time; more overflow the second-level cache
 BITS = {2: torch.int16, 4: torch.int32}  # whole numbers as wide as a float
 TRIED, WIDE = 2048, 512  # candidates and numbers of the product that is timed
 FRESH = 4  # the k best lower bounds are updated once a k/FRESH-th of new ones has gathered
@@ -90,19 +87,42 @@ def faster() -> Precision:
     return min((BF16, FP32), key=seconds)
 
 
+class Products:
+    """Products of blocks with some queries' vectors, which searches share that make other scores of them."""
+
+    def __init__(self, vectors: Floats, k: int, precision: Precision, memory: Tensor) -> None:
+        """Take (Q, D) vectors, and memory for their products with a block, which all parts share."""
+        n = len(vectors)
+        self.group = next((size for size in (GROUP, 8, 4, 2) if 2 * k * size <= BLOCK), 1)
+        self.across = torch.from_numpy(vectors).to(memory.device, precision.dtype).T.contiguous()  # (D, Q)
+        self.memory = memory[: len(memory) // n * n].view(-1, n)
+
+    def of(self, block: Tensor) -> Tensor:
+        """Return products (groups, G, Q) with (B, D) candidates; what fills up the last group is -inf."""
+        groups = -(-len(block) // self.group)
+        found = self.memory[: groups * self.group]
+        self.multiply(block, found[: len(block)])
+        found[len(block) :] = -torch.inf
+        return found.view(groups, self.group, -1)
+
+    def multiply(self, block: Tensor, found: Tensor) -> None:
+        """Write products of (B, D) candidates, rounded already or as they are, with all queries to (B, Q)."""
+        if block.dtype == self.across.dtype:
+            torch.mm(block, self.across, out=found)
+            return
+        memory = torch.empty(min(ROWS, len(block)), block.shape[1], dtype=self.across.dtype)
+        for start in range(0, len(block), ROWS):
+            some = block[start : start + ROWS]
+            torch.mm(memory[: len(some)].copy_(some), self.across, out=found[start : start + ROWS])
+
+
 class QueryScan:
     """The search of some queries."""
 
-    def __init__(self, query: Query, k: int, precision: Precision, memory: Tensor) -> None:
-        """Take queries, and memory for their products with a block, which all parts share."""
-        self.query, self.k, self.precision, self.device = query, k, precision, memory.device
-        device = self.device
+    def __init__(self, query: Query, k: int, precision: Precision, device: torch.device) -> None:
+        self.query, self.k, self.precision, self.device = query, k, precision, device
         n = len(query.vectors)
-        self.group = next((size for size in (GROUP, 8, 4, 2) if 2 * k * size <= BLOCK), 1)
-        query_vectors = torch.from_numpy(query.vectors).to(device)
-        self.error = precision.error(query_vectors)  # (Q,)
-        self.across = query_vectors.to(precision.dtype).T.contiguous()  # (D, Q)
-        self.products = memory[: len(memory) // n * n].view(-1, n)
+        self.error = precision.error(torch.from_numpy(query.vectors).to(device))  # (Q,)
         self.factors = torch.from_numpy(query.factors).to(device)  # (Q, 3) float64
         self.offsets = torch.from_numpy(query.offsets).to(device)
         self.slack = SLACK * (self.factors + self.offsets.abs())
@@ -127,14 +147,9 @@ class QueryScan:
         off = (self.error[queries] + self.precision.result * found.abs()) * factor + self.slack[queries, modality]
         return middle - off, middle + off
 
-    def scan(self, block: Tensor, rows: Ints, modality: int) -> bool:
-        """Look at (B, D) candidates of one modality in low precision; False: it can't tell them apart."""
-        groups = -(-len(block) // self.group)
-        found = self.products[: groups * self.group]
-        self.multiply(block, found[: len(block)])
-        found[len(block) :] = -torch.inf
-        found = found.view(groups, self.group, -1)
-        if groups >= self.k and torch.isinf(self.least).any():  # k groups have k candidates as good as their best
+    def scan(self, found: Tensor, rows: Ints, modality: int) -> bool:
+        """Look at products (groups, G, Q) with candidates of one modality; False: they can't tell them apart."""
+        if len(found) >= self.k and torch.isinf(self.least).any():  # k groups have k candidates as good as their best
             kth = found.amax(1).T.double().topk(self.k, sorted=False).values.amin(1)
             self.raise_to(self.bounds(kth, torch.arange(len(kth), device=self.device), modality)[0])
         cut = self.cuts(modality)
@@ -149,19 +164,9 @@ class QueryScan:
         if sum(len(queries) for queries, _ in self.fresh) * FRESH > len(self.least) * self.k:
             self.take()
         alive = (upper >= self.least[queries]).nonzero()[:, 0]
-        places = (group[hit] * self.group + place)[alive].cpu().numpy()
+        places = (group[hit] * found.shape[1] + place)[alive].cpu().numpy()
         self.pending.append((queries[alive].cpu().numpy(), rows[places], upper[alive].cpu().numpy()))
         return True
-
-    def multiply(self, block: Tensor, found: Tensor) -> None:
-        """Write products of (B, D) candidates, rounded already or as they are, with all queries to (B, Q)."""
-        if block.dtype == self.across.dtype:
-            torch.mm(block, self.across, out=found)
-            return
-        memory = torch.empty(min(ROWS, len(block)), block.shape[1], dtype=self.across.dtype)
-        for start in range(0, len(block), ROWS):
-            some = block[start : start + ROWS]
-            torch.mm(memory[: len(some)].copy_(some), self.across, out=found[start : start + ROWS])
 
     def search(self, vectors: Floats, rows: Ints, modalities: Ints | NDArray[np.int8]) -> None:
         """Score all of a block exactly."""
@@ -199,7 +204,7 @@ class QueryScan:
         queries, rows, upper = (np.concatenate(parts) for parts in zip(*self.pending, strict=True))
         alive = upper >= self.least.cpu().numpy()[queries]
         queries, rows = split_codes(np.sort(to_codes(queries[alive], rows[alive]))).T
-        scores = exact_scores(self.query, queries, rows, pool)
+        scores = scores_of(self.query, queries, rows, pool, torch.get_num_threads())
         self.pending = []
         self.keep(*kept(queries, scores, rows, len(self.least), self.k))
 
@@ -219,37 +224,14 @@ def largest(found: Tensor, cut: Tensor) -> Tensor:
     return found.amax(1)
 
 
-def exact_scores(query: Query, queries: Ints, rows: Ints, pool: Pool) -> Floats:
-    """Return the scores of some queries with some rows, (n,) each, sorted by query, as `exact` defines them."""
-    cosines = np.empty(len(rows))
-    query_vectors = query.vectors.astype(np.float64)
-    starts = np.searchsorted(queries, np.arange(len(query_vectors) + 1))
-
-    def score(first: int, last: int) -> None:
-        begin = starts[first]
-        vectors = pool.vectors(rows[begin : starts[last]])
-        for number in range(first, last):
-            for start in range(starts[number], starts[number + 1], PIECE):
-                own = slice(start, min(start + PIECE, starts[number + 1]))
-                cosines[own] = vectors[own.start - begin : own.stop - begin].astype(np.float64) @ query_vectors[number]
-
-    bounds = [0]  # as many queries at a time as ask for PAIRS rows
-    while bounds[-1] < len(query_vectors):
-        more = int(np.searchsorted(starts, starts[bounds[-1]] + PAIRS, side="right")) - 1
-        bounds.append(max(bounds[-1] + 1, more))
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(score, bounds, bounds[1:]))
-    modalities = pool.modalities[rows]
-    return (cosines * query.factors[queries, modalities] + query.offsets[queries, modalities]).astype(np.float32)
-
-
 def scan_pool(
     queries: list[Query], pool: Pool, k: int, device: torch.device, precision: Precision | None = None
 ) -> tuple[Floats, Ints]:
     """Return the k best of a pool for each query, as ranking.best_of_pool does.
 
     Args:
-        queries: parts of them, each as large as one product should have.
+        queries: parts of them, each as large as one product should have; products are made once for parts with the
+            same array of vectors.
         pool: read twice, once in order and once where the best lie.
         k: 1 <= k; at most the size of the pool are returned.
         device: where it is scanned.
@@ -259,18 +241,25 @@ def scan_pool(
         Scores (Q, min(k, C)) float32, highest first, and rows of the pool (Q, min(k, C)); ties to the lower row.
     """
     precision = precision or precision_of(device)
+    k = min(k, pool.size)
     memory = torch.empty(BLOCK * max(len(q.vectors) for q in queries), dtype=precision.dtype, device=device)
-    parts = [QueryScan(query, min(k, pool.size), precision, memory) for query in queries]
-    for start, vectors, block in blocks(pool, device, precision, is_rounded=len(parts) > 1):
+    parts = [QueryScan(query, k, precision, device) for query in queries]
+    together: dict[int, list[QueryScan]] = {}
+    for part in parts:
+        together.setdefault(id(part.query.vectors), []).append(part)
+    shared = [(Products(own[0].query.vectors, k, precision, memory), own) for own in together.values()]
+    for start, vectors, block in blocks(pool, device, precision, is_rounded=len(shared) > 1):
         modalities = pool.modalities[start : start + len(block)]
         for modality in np.unique(modalities).tolist():
             chosen = np.flatnonzero(modalities == modality)
             some = block if len(chosen) == len(block) else block[torch.from_numpy(chosen).to(device)]
-            for part in parts:
-                if not part.scan(some, start + chosen, modality):
-                    part.search(vectors[chosen], start + chosen, modalities[chosen])
-                if part.waiting() > PENDING // len(parts):
-                    part.settle(pool)
+            for products, own in shared:
+                found = products.of(some)
+                for part in own:
+                    if not part.scan(found, start + chosen, modality):
+                        part.search(vectors[chosen], start + chosen, modalities[chosen])
+                    if part.waiting() > PENDING // len(parts):
+                        part.settle(pool)
     for part in parts:
         part.settle(pool)
     return np.concatenate([p.scores for p in parts]), np.concatenate([p.rows for p in parts])
