@@ -20,7 +20,7 @@ from gcl.prepare.prepare import prepare_pairs
 from gcl.retrieve.calibrate import calibrate
 from gcl.retrieve.calibration import read_calibration
 from gcl.train.train import train
-from support.models import LOOK, TINYCLIP, row_of, tiny_vista, tinyclip
+from support.models import LOOK, TINYCLIP, row_of, tinyclip
 from support.training import recipe
 from support.workflow import ROOT
 
@@ -130,86 +130,6 @@ def test_a_graph_of_other_weights_fails_parity(tmp_path, pairs):
     pixels = torch.randn(3, 3, 32, 32)
     with torch.inference_mode(), pytest.raises(ValueError, match="ONNX and torch disagree"):
         compare(good.encode_image(pixels).numpy(), bad.encode_image(pixels).numpy(), "image.onnx")
-
-
-def test_variants_are_smaller_and_measured_against_fp32(tmp_path):
-    """On a prepared folder of the demo's benchmark, cut to its first queries."""
-    import csv
-
-    from gcl.common.rows import load_yaml
-    from gcl.config.project import load
-    from gcl.prepare.prepare import prepare_benchmark
-    from gcl.score.variants import variants
-
-    project = load(load_yaml(ROOT / "config/config.yaml"), ROOT / "config")
-    data = ROOT / "data/openclipart"
-    prepare_benchmark(data, data, project.benchmarks["clipart9"], 3, 2, tmp_path / "bench")
-    prepare_pairs(ROOT / "data/openclipart", "pictures", 0.0, 20, tmp_path / "pairs")
-    backbone = tiny_vista(tmp_path, context=24)
-    done, nothing = tmp_path / "checkpoints", (None,) * 6
-    train("t", backbone, recipe(epochs=0), [0], tmp_path / "pairs", tmp_path, *nothing, "cpu", 1, done)
-    export("all", "t", backbone, tmp_path, done, None, tmp_path / "onnx")
-    kinds = ["fp16", "int8", "int8_blocks"]
-    model, bench, out = tmp_path / "onnx/seed0", tmp_path / "bench", tmp_path / "out"
-    found = variants(model, [bench], kinds, "Success@10", 100.0, 1, "cpu", out)
-    assert (out / "chosen").resolve() == (out / found["chosen"]).resolve()
-    with (out / "variants.csv").open(newline="") as file:
-        rows = {(r["variant"], r["pool"]): r for r in csv.DictReader(file)}
-    assert set(rows) == {(v, p) for v in ("fp32", *kinds) for p in ("local", "global")}
-    for variant, factor, cosine in (("fp16", 0.7, 1e-4), ("int8", 0.7, 0.1), ("int8_blocks", 0.9, 0.01)):
-        row, exact = rows[variant, "global"], rows["fp32", "global"]
-        assert float(row["megabytes"]) < factor * float(exact["megabytes"])
-        assert 0 < float(row["largest_1_minus_cosine"]) < cosine
-        difference = float(row["value"]) - float(exact["value"])
-        assert float(row["difference_to_fp32"]) == pytest.approx(difference, abs=0.011)
-        about = json.loads((tmp_path / f"out/{variant}/export.json").read_text())
-        assert about["dtype"] == {"fp16": "float16"}.get(variant, "int8")
-    model = onnx.load(tmp_path / "out/fp16/text.onnx")
-    norms = {n.output[0] for n in model.graph.node if n.op_type == "LayerNormalization"}
-    assert norms
-    # Each norm's output is single precision: what reads it is another norm's cast.
-    kinds = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
-    assert all(kinds.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT for name in norms)
-
-
-def test_the_fastest_variant_that_loses_little_in_every_pool_is_chosen():
-    from gcl.score.variants import Measured, chosen
-
-    exact = Measured([3.0, 3.0, 9.0], 0.0, {"local": 70.0, "global": 60.0})
-    fast = Measured([1.0, 1.0, 3.0], 0.01, {"local": 69.5, "global": 60.2})
-    faster = Measured([0.5, 0.5, 1.5], 0.1, {"local": 70.0, "global": 59.0})
-    slow = Measured([4.0, 4.0, 1.0], 0.0, {"local": 70.0, "global": 60.0})
-    found = {"clipart9": {"fp32": exact, "fast": fast, "faster": faster, "slow": slow}}
-    assert chosen(found, 0.5) == "fast"
-    assert chosen(found, 0.4) == "fp32"
-    assert chosen(found, 1.0) == "faster"
-    elsewhere = found["clipart9"] | {"fast": fast._replace(percent={"local": 69.0, "global": 60.0})}
-    assert chosen(found | {"emoji9": elsewhere}, 0.5) == "fp32"
-    assert chosen(found | {"emoji9": elsewhere}, 0.0) == "fp32"
-
-
-def test_benchmarks_of_one_name_are_refused(tmp_path):
-    from gcl.score.variants import variants
-
-    with pytest.raises(ValueError, match="expected folders with names of their own"):
-        variants(tmp_path, [tmp_path / "a/x", tmp_path / "b/x"], [], "Success@10", 0.5, 1, "cpu", tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("measure", "within", "repeats", "message"),
-    [
-        ("Success@10", 0.5, 0, "--repeats 0: expected 1 or more"),
-        ("Success@10", -1.0, 1, "--within -1: expected 0 or more; fp32 itself loses 0"),
-        ("Success@10", float("nan"), 1, "--within nan: expected 0 or more"),
-        ("Foo@3", 0.5, 1, "measure 'Foo@3': expected one of ir_measures' with a cut-off"),
-    ],
-)
-def test_options_that_leave_nothing_to_choose_are_refused(tmp_path, measure, within, repeats, message):
-    from gcl.score.variants import variants
-
-    with pytest.raises(ValueError, match=message):
-        variants(tmp_path, [tmp_path], [], measure, within, repeats, "cpu", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 def test_heads_alone_have_no_variants(tmp_path):

@@ -6,10 +6,13 @@ int8_blocks  the same products with a scale for every 128 numbers of weights and
 Convolutions, heads and the last projection stay as they are in both.
 """
 
+import logging
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 
@@ -103,13 +106,29 @@ def to_int8_blocks(source: Path, target: Path) -> None:
     onnx.save(made.model.model, target)
 
 
-MAKERS: dict[str, Callable[[Path, Path], None]] = {
-    "fp32": copy,
-    "fp16": to_fp16,
-    "int8": to_int8,
-    "int8_blocks": to_int8_blocks,
+class Kind(NamedTuple):
+    """A kind of variant."""
+
+    write: Callable[[Path, Path], None]  # a graph's
+    dtype: str  # of most of its weights
+
+
+VARIANTS = {
+    "fp32": Kind(copy, "float32"),
+    "fp16": Kind(to_fp16, "float16"),
+    "int8": Kind(to_int8, "int8"),
+    "int8_blocks": Kind(to_int8_blocks, "int8"),
 }
-DTYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8", "int8_blocks": "int8"}
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Keep the quantisers' thousands of lines about what they leave alone, and their advice, from the log."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def make(model: Path, variant: str, folder: Path) -> None:
@@ -121,12 +140,14 @@ def make(model: Path, variant: str, folder: Path) -> None:
     about = read_export(model)
     if about["kind"] != "all":
         raise UserError(f"{model} holds {about['kind']} only; join it with `gcl bundle` first")
+    kind = lookup(VARIANTS, variant, "variant", "src/gcl/export/smaller.py")
     folder.mkdir()
     for graph in about["graphs"].values():
-        lookup(MAKERS, variant, "variant", "src/gcl/export/smaller.py")(model / graph["file"], folder / graph["file"])
+        with without_advice():
+            kind.write(model / graph["file"], folder / graph["file"])
         graph["sha256"] = sha256_file(folder / graph["file"])
     shutil.copyfile(model / "tokenizer.json", folder / "tokenizer.json")
     if (model / "calibration.json").exists():
         shutil.copyfile(model / "calibration.json", folder / "calibration.json")
-    about["dtype"] = DTYPES[variant]
+    about["dtype"] = kind.dtype
     write_json(folder / "export.json", about)

@@ -4,36 +4,43 @@ In:    an exported whole model (`bundle`, or `export` of a fully trained one), p
 Out:   <output>/<variant>/, each a model folder (export/smaller.py says what they are); <output>/chosen, a link to the
        fastest of those that lose at most `--within` points in every pool of every benchmark; variants.csv and
        variants.md with size, distance of the vectors, throughput and the measure against fp32.
+
+What is done is kept beside the output until all is: a process that was killed goes on. A variant that can't be run here
+is named, and not chosen.
 """
 
 import csv
 import json
+import logging
+import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from gcl.common.command import parser, run
+from gcl.common.command import digest, parser, run
 from gcl.common.errors import UserError
-from gcl.common.files import atomic_path
+from gcl.common.files import atomic_path, locked
 from gcl.common.markup import markdown
 from gcl.data.prepared import read_benchmark
-from gcl.export.smaller import MAKERS, make
+from gcl.export.smaller import VARIANTS, make
 from gcl.infer.store import read_outputs
 from gcl.retrieve.retrieve import retrieve
 from gcl.score.score import check_measure, score
 from gcl.score.statistics import averages, pools_of, read_result, summarise, weighted_results
+
+log = logging.getLogger(__name__)
 
 COLUMNS = (
     *("variant", "megabytes", "benchmark", "throughput_of_fp32", "largest_1_minus_cosine"),
     *("pool", "measure", "value", "difference_to_fp32"),
 )
 CALIBRATED = "center_zscore"
+SCRATCH = "measured"  # what is needed until the comparison is done
 
 
 class Measured(NamedTuple):
@@ -48,18 +55,19 @@ def embed(model: Path, prepared: Path, device: str, output: Path) -> float:
     """Embed in a process of its own: a runtime that crashes on a graph must not take the comparison with it.
 
     Returns:
-        Its seconds, start of Python not counted.
+        Its seconds, start of Python not counted; those of an earlier process that came so far.
 
     Raises:
         UserError: it crashed, or says why it can't.
     """
-    manifest = output.with_suffix(".json")
+    manifest = output.with_name(f"{output.name}.json")
     command = [sys.executable, "-m", "gcl.infer", "--onnx", str(model), "--prepared", str(prepared)]
     command += ["--device", device, "--output", str(output), "--manifest", str(manifest)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        what = f"died of signal {-done.returncode}" if done.returncode < 0 else done.stderr.strip().splitlines()[-1]
-        raise UserError(f"{model} can't be run: {what}")
+    if not manifest.exists():
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            what = f"died of signal {-done.returncode}" if done.returncode < 0 else done.stderr.strip().splitlines()[-1]
+            raise UserError(f"{model.name} can't be run here: {what}")
     return float(json.loads(manifest.read_text(encoding="utf-8"))["wall_time_s"])
 
 
@@ -90,22 +98,48 @@ def percent(model: Path, prepared: Path, embeddings: Path, measure: str, folder:
     }
 
 
-def measured(
-    models: dict[str, Path], prepared: Path, measure: str, device: str, repeats: int, folder: Path
-) -> dict[str, Measured]:
-    """Measure all variants on one benchmark; they embed it in turns."""
-    folder.mkdir(parents=True)
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(repeats):
-        for name, model in models.items():
-            seconds[name].append(embed(model, prepared, device, folder / f"{name}.{turn}"))
-    found = {}
-    for name, model in models.items():
-        (folder / name).mkdir()
-        far = distance(folder / f"{name}.0", folder / "fp32.0")
-        values = percent(model, prepared, folder / f"{name}.0", measure, folder / name)
-        found[name] = Measured(seconds[name], far, values)
-    return found
+def timed(
+    models: dict[str, Path], prepared: Sequence[Path], device: str, repeats: int, folder: Path
+) -> tuple[dict[tuple[str, str], list[float]], dict[str, str]]:
+    """Let all variants embed each benchmark in turns.
+
+    Returns:
+        Seconds by benchmark and variant, one a turn, and what is wrong with those variants that can't be run.
+
+    Raises:
+        UserError: fp32 can't be run.
+    """
+    seconds: dict[tuple[str, str], list[float]] = {}
+    broken: dict[str, str] = {}
+    for path in prepared:
+        for turn in range(repeats):
+            for name in [name for name in models if name not in broken]:
+                try:
+                    one = embed(models[name], path, device, folder / path.name / f"{name}.{turn}")
+                except UserError as error:
+                    if name == "fp32":
+                        raise
+                    log.warning("%s", error)
+                    broken[name] = str(error)
+                    continue
+                seconds.setdefault((path.name, name), []).append(one)
+    return seconds, broken
+
+
+def compared(
+    models: dict[str, Path], prepared: Sequence[Path], measure: str, device: str, repeats: int, folder: Path
+) -> tuple[dict[str, dict[str, Measured]], list[str]]:
+    """Measure the variants; return what was found, benchmark -> variant -> Measured, and what is wrong with others."""
+    seconds, broken = timed(models, prepared, device, repeats, folder)
+    found: dict[str, dict[str, Measured]] = {path.name: {} for path in prepared}
+    for path in prepared:
+        own = folder / path.name
+        for name in [name for name in models if name not in broken]:
+            (own / name).mkdir(exist_ok=True)
+            far = distance(own / f"{name}.0", own / "fp32.0")
+            values = percent(models[name], path, own / f"{name}.0", measure, own / name)
+            found[path.name][name] = Measured(seconds[path.name, name], far, values)
+    return found, list(broken.values())
 
 
 def throughput(one: Measured, exact: Measured) -> float:
@@ -161,7 +195,7 @@ def variants(
     """Make the variants, compare them, and choose; return what was chosen.
 
     Raises:
-        UserError: the model isn't whole, a variant can't be run, two benchmarks have one name, or an option that
+        UserError: the model isn't whole or can't be run, two benchmarks have one name, or an option that
             leaves nothing to choose.
     """
     check_measure(measure)
@@ -171,23 +205,45 @@ def variants(
         raise UserError(f"--within {within:g}: expected 0 or more; fp32 itself loses 0")
     if len({path.name for path in prepared}) < len(prepared):
         raise UserError(f"--prepared {' '.join(map(str, prepared))}: expected folders with names of their own")
-    with atomic_path(output) as folder, tempfile.TemporaryDirectory() as scratch:
-        folder.mkdir()
-        models = {name: folder / name for name in dict.fromkeys(["fp32", *kinds])}
-        for name, model in models.items():
-            make(onnx, name, model)
+    work = output.with_name(f".{output.name}.unfinished")
+    with locked(output.with_name(f".{output.name}.lock")):
+        key = "\n".join(map(str, (digest(onnx), *map(digest, prepared), *kinds, measure, repeats, device)))
+        go_on(work, key)
+        models = {name: work / name for name in dict.fromkeys(["fp32", *kinds])}
+        for name in [name for name, model in models.items() if not model.exists()]:
+            with atomic_path(models[name]) as model:
+                make(onnx, name, model)
+        found, broken = compared(models, prepared, measure, device, repeats, work / SCRATCH)
         sizes = {name: sum(p.stat().st_size for p in model.glob("*.onnx")) / 1e6 for name, model in models.items()}
-        found = {
-            path.name: measured(models, path, measure, device, repeats, Path(scratch) / path.name) for path in prepared
-        }
-        best, rows = chosen(found, within), lines_of(found, sizes, measure)
-        (folder / "chosen").symlink_to(best)
-        with (folder / "variants.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
-        text = markdown([c.replace("_", " ") for c in COLUMNS], rows)
-        (folder / "variants.md").write_text(text, encoding="utf-8")
+        best = chosen(found, within)
+        text = write_tables(work, lines_of(found, sizes, measure), broken)
+        shutil.rmtree(work / SCRATCH)
+        (work / "chosen").symlink_to(best)
+        with atomic_path(output) as folder:
+            work.rename(folder)
     print(f"{text}\nchosen: {best}, the fastest that loses at most {within:g} points; {output}/chosen")
     return {"chosen": best}
+
+
+def go_on(work: Path, key: str) -> None:
+    """Keep what lies in a folder of unfinished work if it was begun for the same key, else begin anew."""
+    if (work / SCRATCH / "key").exists() and (work / SCRATCH / "key").read_text(encoding="utf-8") == key:
+        for torn in work.glob(".*"):
+            shutil.rmtree(torn)
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    (work / SCRATCH).mkdir(parents=True)
+    (work / SCRATCH / "key").write_text(key, encoding="utf-8")
+
+
+def write_tables(folder: Path, rows: list[list[str]], broken: list[str]) -> str:
+    """Write variants.csv and variants.md; return the latter's text."""
+    with (folder / "variants.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    notes = "".join(f"\n{line}\n" for line in broken)
+    text = markdown([c.replace("_", " ") for c in COLUMNS], rows) + notes
+    (folder / "variants.md").write_text(text, encoding="utf-8")
+    return text
 
 
 def main() -> None:
@@ -199,7 +255,7 @@ def main() -> None:
         "--kinds",
         nargs="+",
         default=["fp16", "int8", "int8_blocks"],
-        choices=list(MAKERS),
+        choices=list(VARIANTS),
         help="(fp16 int8 int8_blocks)",
     )
     options.add_argument("--measure", default="Success@10", help="a measure of ir_measures (Success@10)")
