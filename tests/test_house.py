@@ -21,7 +21,15 @@ def test_no_module_is_too_long_and_no_folder_too_full():
     assert {path.name: n for path in MODULES if (n := len(path.read_text().splitlines())) > LONGEST} == {}
     folders = {path.parent for path in MODULES if path.parent.name not in SHELVES} - {Path(gcl.__file__).parent}
     entries = {folder: [p for p in folder.iterdir() if p.name != "__pycache__"] for folder in folders}
-    assert {folder.name: len(found) for folder, found in entries.items() if len(found) > FULLEST} == {}
+    assert {folder.name: len(paths) for folder, paths in entries.items() if len(paths) > FULLEST} == {}
+
+
+def test_variables_are_nouns():
+    """A name says what it holds, not that something was found, made or asked for."""
+    for path in MODULES:
+        tree = ast.walk(ast.parse(path.read_text()))
+        names = {n.id if isinstance(n, ast.Name) else n.arg for n in tree if isinstance(n, ast.Name | ast.arg)}
+        assert not names & {"found", "made", "given", "asked", "said", "mine"}, path
 
 
 def test_no_test_imports_another(root):

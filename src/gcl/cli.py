@@ -17,12 +17,12 @@ HERE = Path(__file__).parent
 
 def commands() -> dict[str, tuple[str, str]]:
     """Return module and description of every command, the stages first and in order."""
-    found = {}
+    modules = {}
     for path in sorted(HERE.glob("*/*.py")):
         if "\ndef main() -> None:" in (text := path.read_text(encoding="utf-8")):
             name = path.parent.name if path.stem == "__main__" else path.stem
-            found[name] = (".".join(("gcl", path.parent.name, path.stem)), text.split('"""')[1].splitlines()[0])
-    return {name: found[name] for name in (*STAGES, *sorted(set(found) - set(STAGES)))}
+            modules[name] = (".".join(("gcl", path.parent.name, path.stem)), text.split('"""')[1].splitlines()[0])
+    return {name: modules[name] for name in (*STAGES, *sorted(set(modules) - set(STAGES)))}
 
 
 def usage() -> str:

@@ -16,7 +16,7 @@ from gcl.infer.store import rows_of
 from gcl.retrieve import task_ranker
 from gcl.retrieve.biases import BIASES, biases, equal_weights, write_bank
 from gcl.retrieve.calibration import fit, write_calibration
-from gcl.retrieve.exact import NO_ROW, from_keys, kept, members_of, merged, to_keys, top_k
+from gcl.retrieve.exact import NO_ROW, best_k, from_keys, members_of, merged, to_keys, top_k
 from gcl.retrieve.item_vectors import numbered
 from gcl.retrieve.retrieve import retrieve
 from gcl.retrieve.run_file import write_trec
@@ -76,9 +76,9 @@ def test_the_best_are_kept_in_one_go_and_in_two(found, k, random):
     expected = [
         sorted(((-s, row) for (q, s), row in zip(found, rows, strict=True) if q == number))[:k] for number in range(4)
     ]
-    whole = kept(queries, scores, np.array(rows, np.int64), 4, k)
+    whole = best_k(queries, scores, np.array(rows, np.int64), 4, k)
     first = np.array([row % 2 == 0 for row in rows], bool)
-    halves = [kept(queries[h], scores[h], np.array(rows, np.int64)[h], 4, k) for h in (first, ~first)]
+    halves = [best_k(queries[h], scores[h], np.array(rows, np.int64)[h], 4, k) for h in (first, ~first)]
     for best, chosen in (whole, merged(*halves[0], *halves[1], k)):
         for number, pairs in enumerate(expected):
             lacking = k - len(pairs)

@@ -49,15 +49,15 @@ class Embedder:
 
     def of_outputs(self, raw: RawOutputs) -> Floats:
         """Return the (n, D) unit vectors of items from their raw outputs."""
-        found = np.empty((len(raw.image), self.model.width), np.float32)
+        units = np.empty((len(raw.image), self.model.width), np.float32)
         fusion, is_native = self.model.fusion, self.model.encoder.fused is not None
         for modality, rows in zip(MODALITIES, raw.by_modality(), strict=True):
             if len(rows):
                 fused = raw.fused[rows] if modality == "image_text" and is_native else None
                 image = raw.image[rows] if modality != "text" and fused is None else None
                 text = raw.text[rows] if modality != "image" and fused is None else None
-                found[rows] = vectors(image, text, self.mode, fusion, self.stats, fused, self.model.late)
-        return found
+                units[rows] = vectors(image, text, self.mode, fusion, self.stats, fused, self.model.late)
+        return units
 
     def embed(self, images: Sequence[Picture | None], texts: Sequence[str | None]) -> Floats:
         """Return the (n, D) unit vectors of items; arguments and errors as of gcl.Model.encode."""

@@ -109,19 +109,19 @@ def survey(source: Path, table: Any) -> tuple[dict[str, Entry], dict[str, Known]
     for batch in batches(table, ["id", "stamp", "content"]):
         columns = (batch[name].to_pylist() for name in ("id", "stamp", "content"))
         known |= {item_id: Known(stamp, content) for item_id, stamp, content in zip(*columns, strict=True)}
-    found, rejects = {}, []
+    items, rejects = {}, []
     for entry in progress(entries_of(source), "look", "item"):
         if entry.fault:
             rejects.append((entry.item_id, entry.image or "", entry.fault))
         else:
-            found[entry.item_id] = entry
-    return found, known, rejects
+            items[entry.item_id] = entry
+    return items, known, rejects
 
 
 def bring_up_to_date(source: Path, folder: Path, embedder: Embedder, table: Any) -> Counts:
     """Embed what is new or was edited, take what was renamed from where it was, and remove what is gone."""
-    found, known, rejects = survey(source, table)
-    fresh = [entry for name, entry in found.items() if name not in known or known[name].stamp != entry.stamp]
+    items, known, rejects = survey(source, table)
+    fresh = [entry for name, entry in items.items() if name not in known or known[name].stamp != entry.stamp]
     contents = {row.content for row in known.values()}
     waiting: list[tuple[Ready, Floats]] = []
     added = updated = embedded = 0
@@ -140,7 +140,7 @@ def bring_up_to_date(source: Path, folder: Path, embedder: Embedder, table: Any)
             waiting = []
     write(table, waiting)
     bad = {name for name, *_ in rejects}
-    gone = [name for name in known if name not in found or name in bad]
+    gone = [name for name in known if name not in items or name in bad]
     for start in range(0, len(gone), AT_ONCE):
         table.delete(among("id", gone[start : start + AT_ONCE]))
     with atomic_path(folder / "rejects.csv") as path:
@@ -163,8 +163,8 @@ def vectors_by_content(table: Any, contents: set[str]) -> dict[str, Floats]:
     """
     if not contents:
         return {}
-    found = table.search().where(among("content", sorted(contents))).select(["content", "vector"]).to_arrow()
-    return dict(zip(found["content"].to_pylist(), found["vector"].to_numpy(zero_copy_only=False), strict=True))
+    rows = table.search().where(among("content", sorted(contents))).select(["content", "vector"]).to_arrow()
+    return dict(zip(rows["content"].to_pylist(), rows["vector"].to_numpy(zero_copy_only=False), strict=True))
 
 
 def write(table: Any, items: list[tuple[Ready, Floats]]) -> None:

@@ -67,13 +67,13 @@ def entries_of(source: Path) -> Iterator[Entry]:
     if not source.exists():
         raise UserError(f"{source} is not there; give a folder, or a table of images and texts")
     if source.is_dir():
-        found = folder_entries(source)
+        entries = folder_entries(source)
     elif read := FILES.get(source.suffix.lower()):
-        found = pair_entries(read(source), source.parent)
+        entries = pair_entries(read(source), source.parent)
     else:
         raise UserError(f"{source} is neither a folder nor a file of {', '.join(FILES)}")
     seen: dict[str, int] = {}
-    for entry in found:
+    for entry in entries:
         number = seen[entry.item_id] = seen.get(entry.item_id, 0) + 1
         yield entry if number == 1 else entry._replace(item_id=f"{entry.item_id} ({number})")
 

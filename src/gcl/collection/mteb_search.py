@@ -69,20 +69,20 @@ class GCLSearch:
         names, vectors, modalities = self.embedded(queries)
         scales = [affine(self.embedder.mode, MODALITIES[code], MODALITIES, self.embedder.stats) for code in modalities]
         factors, offsets = (np.array([pair[n] for pair in scales]).reshape(-1, 3) for n in range(2))
-        asked = Query(vectors, factors, offsets, self.embedder.model.late)
+        query = Query(vectors, factors, offsets, self.embedder.model.late)
         if top_ranked is None:
-            _, rows = best_rows([asked], self.pool(np.arange(len(self.ids))), top_k, self.device)
+            _, rows = best_rows([query], self.pool(np.arange(len(self.ids))), top_k, self.device)
             return {name: ranks([self.ids[row] for row in own]) for name, own in zip(names, rows, strict=True)}
         place = {name: row for row, name in enumerate(self.ids)}
-        found = {}
+        results = {}
         for number, name in enumerate(names):
             listed = top_ranked.get(name, ())
             if unknown := [candidate for candidate in listed if candidate not in place]:
                 raise UserError(f"query '{name}' lists candidate '{unknown[0]}', which the corpus lacks")
             own = np.array(sorted(place[candidate] for candidate in listed), np.int64)
-            _, rows = best_rows([asked.row(number)], self.pool(own), top_k, self.device)
-            found[name] = ranks([self.ids[own[row]] for row in rows[0]])
-        return found
+            _, rows = best_rows([query.row(number)], self.pool(own), top_k, self.device)
+            results[name] = ranks([self.ids[own[row]] for row in rows[0]])
+        return results
 
     def pool(self, rows: Ints) -> Pool:
         """Return some candidates as a pool."""

@@ -31,11 +31,11 @@ def pareto_set(scores: Any) -> Ints:
     """
     scores = np.asarray(scores, np.float64)
     order = np.lexsort((np.arange(len(scores)), -scores.sum(1)))
-    rest, found = order, []
+    rest, front = order, []
     while len(rest):
         best = rest[0]  # no row with a smaller sum dominates it
-        found.append(best)
+        front.append(best)
         others = rest[1:]
         ahead, same = (scores[others] > scores[best]).any(1), (scores[others] == scores[best]).all(1)
         rest = others[ahead | same]
-    return np.array(found, np.int64)
+    return np.array(front, np.int64)

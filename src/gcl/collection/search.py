@@ -125,22 +125,22 @@ def approximate(index: Index, query: Query, k: int, modalities: list[str] | None
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{index.folder}: LanceDB makes no index ({str(error).splitlines()[0]})") from error
     places = {name: row for row, name in enumerate(index.items["id"].to_pylist())}
-    found: list[tuple[float, int]] = []
+    hits: list[tuple[float, int]] = []
     for modality in modalities or MODALITIES:
-        asked = table.search(query.vectors[0]).distance_type("dot").where(f"modality = '{modality}'", prefilter=True)
-        answer = asked.limit(k).refine_factor(10).nprobes(50).select(["id", "_distance"]).to_arrow()
+        request = table.search(query.vectors[0]).distance_type("dot").where(f"modality = '{modality}'", prefilter=True)
+        answer = request.limit(k).refine_factor(10).nprobes(50).select(["id", "_distance"]).to_arrow()
         rows = np.array([places[name] for name in answer["id"].to_pylist() if name in places], np.int64)
         if len(rows):
             scores = query.scores(np.asarray(index.vectors[rows]), index.modalities[rows])[0]
-            found += zip(scores.tolist(), rows.tolist(), strict=True)
-    best = sorted(found, key=lambda hit: (-hit[0], hit[1]))[:k]
+            hits += zip(scores.tolist(), rows.tolist(), strict=True)
+    best = sorted(hits, key=lambda hit: (-hit[0], hit[1]))[:k]
     return hits_of(index, [(score, row) for score, row in best if min_score is None or score >= min_score])
 
 
-def hits_of(index: Index, found: list[tuple[float, int]]) -> list[Hit]:
+def hits_of(index: Index, scored: list[tuple[float, int]]) -> list[Hit]:
     """Return what there is to show of rows and their scores."""
-    rows = index.items.take(pa.array([row for _, row in found], pa.int64())).to_pylist()
-    return [Hit(score, row=number, **row) for (score, number), row in zip(found, rows, strict=True)]
+    rows = index.items.take(pa.array([row for _, row in scored], pa.int64())).to_pylist()
+    return [Hit(score, row=number, **row) for (score, number), row in zip(scored, rows, strict=True)]
 
 
 def open_embedder(index: Index, model: Path | None, device: str, graphs: list[str]) -> Embedder:

@@ -69,10 +69,10 @@ def read_about(folder: Path) -> About:
     if not path.exists():
         raise UserError(f"{folder} holds no index; make one with `gcl index FOLDER --model MODEL --output {folder}`")
     with made_by("index", path):
-        found = About(**json.loads(path.read_text(encoding="utf-8")))
-    if found.format != FORMAT:
-        raise UserError(f"{folder} is an index of format {found.format}, expected {FORMAT}; make it anew")
-    return found
+        about = About(**json.loads(path.read_text(encoding="utf-8")))
+    if about.format != FORMAT:
+        raise UserError(f"{folder} is an index of format {about.format}, expected {FORMAT}; make it anew")
+    return about
 
 
 def write_about(folder: Path, about: About) -> None:
@@ -191,8 +191,10 @@ def thumbnail_of(table: Any, name: str) -> bytes:
     Raises:
         UserError: the item is gone, or has none.
     """
-    found = table.search().where(among("id", [name])).select(["thumbnail"]).limit(1).to_arrow()["thumbnail"].to_pylist()
-    if not found or not found[0]:
+    thumbnails = (
+        table.search().where(among("id", [name])).select(["thumbnail"]).limit(1).to_arrow()["thumbnail"].to_pylist()
+    )
+    if not thumbnails or not thumbnails[0]:
         raise UserError(f"'{name}' has no picture")
-    data: bytes = found[0]
+    data: bytes = thumbnails[0]
     return data

@@ -62,7 +62,7 @@ def run(options: argparse.ArgumentParser, stage: Callable[..., dict[str, Any] | 
     started = time.time()
     try:
         check_environment()
-        found = stage(**arguments)
+        outcome = stage(**arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
     except PermissionError as error:
@@ -72,7 +72,7 @@ def run(options: argparse.ArgumentParser, stage: Callable[..., dict[str, Any] | 
             raise
         sys.exit(f"error: {error}; nothing was left half-written: make room, then run the same again")
     if manifest is not None and os.environ.get("RANK", "0") == "0":
-        write_json(manifest, provenance(options.prog, arguments, started) | (found or {}))
+        write_json(manifest, provenance(options.prog, arguments, started) | (outcome or {}))
 
 
 def check_environment() -> None:

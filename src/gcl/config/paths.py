@@ -47,8 +47,8 @@ def part_names(project: Project, name: str) -> list[str]:
 
 def split_part(part: str) -> tuple[str, int, int]:
     """Return the name, number and count of a part; a name may have dots of its own."""
-    found = SHARD.fullmatch(part)
-    return (found[1], int(found[2]), int(found[3])) if found else (part, 0, 1)
+    match = SHARD.fullmatch(part)
+    return (match[1], int(match[2]), int(match[3])) if match else (part, 0, 1)
 
 
 def place(project: Project, backbone: str, recipe: str, benchmark: str) -> Place:

@@ -95,10 +95,10 @@ def load(config: dict[str, Any], folder: Path = Path("config")) -> Project:
 
     def rows(name: str, kind: type[T]) -> dict[str, T]:
         path = folder / f"{name}.yaml"
-        found = mapping(load_yaml(path), str(path))
-        if odd := [key for key in found if not NAME.fullmatch(key)]:
+        value = mapping(load_yaml(path), str(path))
+        if odd := [key for key in value if not NAME.fullmatch(key)]:
             raise UserError(f"{path}: name {odd[0]!r}: expected letters, digits, _, - and . only")
-        return {key: parse(kind, row, f"{path}: {key}") for key, row in found.items()}
+        return {key: parse(kind, row, f"{path}: {key}") for key, row in value.items()}
 
     choices = parse(Config, config, f"{folder}/config.yaml")
     benchmarks = {

@@ -118,10 +118,10 @@ def image_at(images: Path, name: str, place: str) -> str:
     """Return the location of an image; its suffix may be another than the annotations' (M-BEIR's copies are JPEG)."""
     path = images / name
     try:
-        found = next((p for p in (path, *(path.with_suffix(s) for s in IMAGE_SUFFIXES)) if p.exists()), path)
+        location = next((p for p in (path, *(path.with_suffix(s) for s in IMAGE_SUFFIXES)) if p.exists()), path)
     except (OSError, ValueError) as error:  # a name that no file can have
         raise UserError(f"{place}: {name[:80]!r} is no name of an image: {error}") from error
-    return locate(images, str(found.relative_to(images)), place)
+    return locate(images, str(location.relative_to(images)), place)
 
 
 def clean_edit(text: str, max_words: int = 30) -> str:

@@ -35,8 +35,8 @@ def items_in_turns(folder: Path) -> list[InTurns]:
         return []
     table = read_parquet(path, ["image_rows", "text_row", "places"]).filter(has_places)
     columns = (table[name].to_pylist() for name in ("image_rows", "text_row", "places"))
-    found = (InTurns(tuple(i), t, tuple(p)) for i, t, p in zip(*columns, strict=True))
-    return list(dict.fromkeys(item for item in found if item.text != NO_TEXT))
+    rows = (InTurns(tuple(i), t, tuple(p)) for i, t, p in zip(*columns, strict=True))
+    return list(dict.fromkeys(item for item in rows if item.text != NO_TEXT))
 
 
 def write_in_turns(folder: Path, items: list[InTurns]) -> None:
@@ -52,9 +52,9 @@ def pieces(text: str, places: tuple[int, ...]) -> list[str | int]:
         >>> pieces("mix it, and bake", (0, 7))
         [0, 'mix it,', 1, 'and bake']
     """
-    found: list[str | int] = []
+    parts: list[str | int] = []
     at = 0
     for number, place in sorted(enumerate(places), key=lambda pair: (pair[1], pair[0])):
-        found += [text[at:place].strip(), number]
+        parts += [text[at:place].strip(), number]
         at = place
-    return [piece for piece in [*found, text[at:].strip()] if piece != ""]
+    return [piece for piece in [*parts, text[at:].strip()] if piece != ""]

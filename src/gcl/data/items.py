@@ -193,16 +193,16 @@ def check_ids(contents: Contents) -> None:
 
 def check_lists(contents: Contents, ids: dict[str, set[str]], pools: dict[tuple[str, str], list[set[str]]]) -> None:
     """Raise ValueError unless every query of a listed pool has one list of known, different candidates."""
-    found: dict[tuple[str, str], set[str]] = {}
+    listed: dict[tuple[str, str], set[str]] = {}
     for name, pool, query, candidates, _ in contents.lists:
         if unknown := next((c for c in candidates if not any(c in table for table in pools[name, pool])), None):
             raise UserError(f"{name}: the list of query '{query}' names candidate '{unknown}', which the pool lacks")
         if len(set(candidates)) < len(candidates) or not candidates:
             raise UserError(f"{name}: the list of query '{query}' is empty or names a candidate twice")
-        if query in found.setdefault((name, pool), set()):
+        if query in listed.setdefault((name, pool), set()):
             raise UserError(f"{name}: query '{query}' has two lists in the {pool} pool")
-        found[name, pool].add(query)
+        listed[name, pool].add(query)
     for task in contents.tasks:
         for pool in task.listed:
-            if lacking := ids[task.queries] - found.get((task.name, pool), set()):
+            if lacking := ids[task.queries] - listed.get((task.name, pool), set()):
                 raise UserError(f"{task.name}: query '{min(lacking)}' has no list in the {pool} pool")

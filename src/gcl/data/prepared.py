@@ -88,9 +88,9 @@ def read_files(folder: Path, lists: bool) -> PreparedBenchmark:
     answers: dict[str, dict[str, list[str]]] = {}
     for task, query, own in columns(folder / "answers.parquet"):
         answers.setdefault(task, {})[query] = own
-    found = PreparedBenchmark(tasks, read_tables(folder), qrels, {}, excluded, missing, answers, about)
-    check_tables(found, folder)
-    return found._replace(lists=check_listed(found, read_lists(folder), folder)) if lists else found
+    bench = PreparedBenchmark(tasks, read_tables(folder), qrels, {}, excluded, missing, answers, about)
+    check_tables(bench, folder)
+    return bench._replace(lists=check_listed(bench, read_lists(folder), folder)) if lists else bench
 
 
 def check_tables(bench: PreparedBenchmark, folder: Path) -> None:
@@ -146,12 +146,12 @@ def read_tables(folder: Path) -> dict[str, Table]:
 def read_lists(folder: Path) -> Lists:
     """Read lists.parquet; the rows stay in one array."""
     table = read_parquet(folder / "lists.parquet").combine_chunks()
-    found: Lists = {}
+    lists: Lists = {}
     if not len(table):
-        return found
+        return lists
     column = table["candidate_rows"].chunk(0)
     rows, ends = column.values.to_numpy(), column.offsets.to_numpy()
     keys = zip(*(table[name].to_pylist() for name in ("task", "pool", "query_id")), strict=True)
     for i, (task, pool, query) in enumerate(keys):
-        found.setdefault((task, pool), {})[query] = rows[ends[i] : ends[i + 1]]
-    return found
+        lists.setdefault((task, pool), {})[query] = rows[ends[i] : ends[i + 1]]
+    return lists

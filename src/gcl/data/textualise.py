@@ -27,15 +27,15 @@ def read_captions(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         raise UserError(f"captions: there is no file {path}; write one, a line for each image, or leave `captions` out")
-    found: dict[str, str] = {}
+    captions: dict[str, str] = {}
     for place, record in read_jsonl(path):
         image, caption = text_of(record, "image", place), text_of(record, "caption", place).strip()
         if not caption:
             raise UserError(f"{place}: 'caption' is blank, expected what '{image}' shows")
-        found[image] = f"{found[image]} {caption}" if image in found else caption
-    if not found:
+        captions[image] = f"{captions[image]} {caption}" if image in captions else caption
+    if not captions:
         raise UserError(f"{path} holds no caption; expected lines like " + '{"image": "a.jpg", "caption": "a cat"}')
-    return found
+    return captions
 
 
 def textualised(contents: Contents, captions: Mapping[str, str], images: Path, keep_images: bool) -> Contents:

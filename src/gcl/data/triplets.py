@@ -65,9 +65,9 @@ def write_triplets(folder: Path, triplets: Iterable[Triplet], digests: Mapping[s
         return NOTHING if location is None else units.image(location)
 
     for triplet in triplets:
-        found = (image(triplet.query_image), NOTHING, units.text(triplet.query_text))
+        query = (image(triplet.query_image), NOTHING, units.text(triplet.query_text))
         for name, row in zip(
-            COLUMNS, (*found, image(triplet.candidate_image), units.text(triplet.candidate_text)), strict=True
+            COLUMNS, (*query, image(triplet.candidate_image), units.text(triplet.candidate_text)), strict=True
         ):
             rows[name].append(row)
         negatives.append([units.image(location) for location in triplet.negatives])

@@ -57,19 +57,19 @@ def decode_frames(path: str, wanted: Sequence[int]) -> list[np.ndarray]:
     """
     import av
 
-    found: dict[int, np.ndarray] = {}
+    frames: dict[int, np.ndarray] = {}
     try:
         with av.open(path) as container:
             for number, frame in enumerate(container.decode(video=0)):
                 if number in wanted:
-                    found[number] = frame.to_ndarray(format="rgb24")
+                    frames[number] = frame.to_ndarray(format="rgb24")
                 if number >= max(wanted):
                     break
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"can't decode {path}: {error}") from error
-    if lacking := sorted(set(wanted) - set(found)):
+    if lacking := sorted(set(wanted) - set(frames)):
         raise UserError(f"{path} ends before frame {lacking[0]}; is it complete?")
-    return [found[number] for number in wanted]
+    return [frames[number] for number in wanted]
 
 
 @lru_cache(maxsize=4)

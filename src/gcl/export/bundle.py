@@ -52,8 +52,8 @@ def check_chain(towers: Path, heads: Path, joined: Path, inputs: dict[str, np.nd
     (features, *_) = open_session(towers, "cpu").run(None, inputs)
     head = open_session(heads, "cpu")
     (outputs,) = head.run(None, {head.get_inputs()[0].name: features})
-    found = open_session(joined, "cpu").run(None, inputs)[0]
-    error = float(np.abs(found - outputs).max() / np.abs(outputs).max())
+    output = open_session(joined, "cpu").run(None, inputs)[0]
+    error = float(np.abs(output - outputs).max() / np.abs(outputs).max())
     if not error <= TOLERANCE:
         raise UserError(f"{joined.name}: joined and separate graphs differ by {error:.2e}, tolerance {TOLERANCE:g}")
 
@@ -64,14 +64,14 @@ def examples(towers: Path, side: int) -> dict[str, dict[str, np.ndarray]]:
     pixels = generator.normal(size=(2, 3, side, side)).astype(np.float32)
     words = read_tokenizer(towers / "tokenizer.json").get_vocab_size()
     ids = generator.integers(words // 2, words, (2, 9))
-    made: dict[str, dict[str, np.ndarray]] = {"image": {"pixels": pixels}, "text": {"ids": ids}}
+    inputs: dict[str, dict[str, np.ndarray]] = {"image": {"pixels": pixels}, "text": {"ids": ids}}
     _, *tokens = open_session(towers / "image.onnx", "cpu").run(None, {"pixels": pixels})
     if tokens:
-        made["image_text"] = {"image_tokens": tokens[0], "ids": ids}
+        inputs["image_text"] = {"image_tokens": tokens[0], "ids": ids}
     if (towers / "in_turns.onnx").exists():
         places = np.arange(tokens[0].shape[1] + ids.shape[1])
-        made["in_turns"] = made["image_text"] | {"order": np.stack([places, places[::-1]])}
-    return made
+        inputs["in_turns"] = inputs["image_text"] | {"order": np.stack([places, places[::-1]])}
+    return inputs
 
 
 def bundle(towers: Path, heads: Path, calibration: Path | None, output: Path) -> None:

@@ -120,5 +120,5 @@ def expansion(graph: Graph, state: Mapping[str, np.ndarray], modality: str, priv
     graph.nodes.append(helper.make_node("TopK", [others, number], ["near", "near_rows"], "nearest", axis=1))
     weights = graph.add("Softmax", [graph.scaled("near", how.sharpness, "sharp")], "weights", axis=1)
     row = graph.add("Unsqueeze", [weights, graph.constant("one", np.array([1], np.int64))], "weights_row")
-    found = graph.add("MatMul", [row, graph.add("Gather", [values, "near_rows"], "near_values", axis=0)], "means_row")
-    return graph.unit(graph.add("Squeeze", [found, "one"], "means"), "expansion_unit")
+    mean = graph.add("MatMul", [row, graph.add("Gather", [values, "near_rows"], "near_values", axis=0)], "means_row")
+    return graph.unit(graph.add("Squeeze", [mean, "one"], "means"), "expansion_unit")

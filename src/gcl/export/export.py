@@ -32,17 +32,17 @@ from gcl.models.weights.checkpoints import read_about, read_start
 TOLERANCE = 1e-4  # largest 1 - cosine and largest relative error between torch and ONNX
 
 
-def compare(expected: np.ndarray, found: np.ndarray, what: str) -> dict[str, float]:
+def compare(expected: np.ndarray, actual: np.ndarray, what: str) -> dict[str, float]:
     """Measure the difference of (n, D) outputs.
 
     Raises:
         UserError: NaN, or an error above TOLERANCE.
     """
-    if not np.isfinite(found).all():
+    if not np.isfinite(actual).all():
         raise UserError(f"{what}: ONNX outputs hold NaN or infinity")
-    error = float(np.abs(expected - found).max() / np.abs(expected).max())
-    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
-    cosine = float((1 - (expected * found).sum(1) / norms).max())
+    error = float(np.abs(expected - actual).max() / np.abs(expected).max())
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
+    cosine = float((1 - (expected * actual).sum(1) / norms).max())
     if max(error, cosine) > TOLERANCE:
         raise UserError(
             f"{what}: ONNX and torch disagree: relative error {error:.2e}, 1 - cosine {cosine:.2e}, "
@@ -92,10 +92,10 @@ def export_graphs(folder: Path, graphs: dict[str, Graph], built: Built) -> dict[
             batches.append({k: v[:, :7] if k == "ids" else v for k, v in whole.items()})
         for batch in batches:
             with torch.inference_mode():
-                made = graph.module(*batch.values())
-            expected = made if isinstance(made, torch.Tensor) else made[0]
-            found = session.run(None, {k: v.numpy() for k, v in batch.items()})[0]
-            parity[name] = compare(expected.numpy(), found, f"{path.name} batch {len(found)}")
+                returned = graph.module(*batch.values())
+            expected = returned if isinstance(returned, torch.Tensor) else returned[0]
+            output = session.run(None, {k: v.numpy() for k, v in batch.items()})[0]
+            parity[name] = compare(expected.numpy(), output, f"{path.name} batch {len(output)}")
     return parity
 
 
@@ -147,8 +147,8 @@ def export_heads(name: str, backbone: Backbone, checkpoint: Path, towers: Path, 
         path = folder / f"{modality}.onnx"
         write_head(backbone, about, state, modality, sample[f"{modality}_features"], path)
         session = open_session(path, "cpu", 1)
-        found = run_batches(session, sample[f"{modality}_features"])
-        parity[modality] = compare(sample[f"{modality}_outputs"], found, str(path.name))
+        output = run_batches(session, sample[f"{modality}_features"])
+        parity[modality] = compare(sample[f"{modality}_outputs"], output, str(path.name))
     of_towers = read_export(towers)
     kept = {
         k: of_towers[k] for k in ("preprocess", "context", "clean", "activation", "fused_context") if k in of_towers

@@ -33,16 +33,16 @@ def measures(scores: Path, backbone: str, recipe: str, seed: int) -> str:
     """Return a table of the seed's scores, averaged over tasks; nothing where there are none."""
     if not scores.exists():
         return ""
-    found: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    values: dict[tuple[str, ...], list[float]] = defaultdict(list)
     with scores.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if (row["backbone"], row["recipe"], row["seed"]) == (backbone, recipe, str(seed)):
                 key = (row["benchmark"], row["pool"], row["calibration"], row["measure"])
-                found[key].append(float(row["value"]))
-    if not found:
+                values[key].append(float(row["value"]))
+    if not values:
         return ""
     header = ["benchmark", "pool", "calibration", "measure", "percent", "tasks"]
-    rows = [[*key, f"{100 * sum(v) / len(v):.1f}", str(len(v))] for key, v in found.items()]
+    rows = [[*key, f"{100 * sum(v) / len(v):.1f}", str(len(v))] for key, v in values.items()]
     return markdown(header, rows)
 
 

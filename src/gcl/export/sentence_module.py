@@ -51,8 +51,8 @@ class GCLEncoder(InputModule):
 
     def forward(self, features: dict[str, Any], **more: Any) -> dict[str, Any]:
         """Embed."""
-        found = self.model.encode(images=features["images"], texts=features["texts"])
-        features["sentence_embedding"] = torch.from_numpy(np.ascontiguousarray(found))
+        vectors = self.model.encode(images=features["images"], texts=features["texts"])
+        features["sentence_embedding"] = torch.from_numpy(np.ascontiguousarray(vectors))
         return features
 
     def get_embedding_dimension(self) -> int:

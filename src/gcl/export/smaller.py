@@ -43,17 +43,17 @@ def to_fp16(source: Path, target: Path) -> None:
 
 def last_products(model: onnx.ModelProto) -> list[str]:
     """Name the matrix products whose result is the output: no later layer could even out their rounding."""
-    made = {output: node for node in model.graph.node for output in node.output}
-    found, open_values = [], [value.name for value in model.graph.output]
+    producers = {output: node for node in model.graph.node for output in node.output}
+    products, open_values = [], [value.name for value in model.graph.output]
     while open_values:
-        node = made.get(open_values.pop())
+        node = producers.get(open_values.pop())
         if node is None:
             continue
         if node.op_type in ("MatMul", "Gemm"):
-            found.append(node.name)
+            products.append(node.name)
         elif node.op_type in ("Add", "Identity"):
             open_values += node.input
-    return found
+    return products
 
 
 def to_quantise(source: Path) -> onnx.ModelProto:
@@ -94,7 +94,7 @@ def to_int8_blocks(source: Path, target: Path) -> None:
 
     model = to_quantise(source)
     in_8_bits = 4  # the level of accuracy at which activations too are products' operands in 8 bits
-    made = MatMulNBitsQuantizer(
+    quantiser = MatMulNBitsQuantizer(
         model,
         bits=8,
         block_size=BLOCK,
@@ -102,8 +102,8 @@ def to_int8_blocks(source: Path, target: Path) -> None:
         accuracy_level=in_8_bits,
         nodes_to_exclude=last_products(model),
     )
-    made.process()
-    onnx.save(made.model.model, target)
+    quantiser.process()
+    onnx.save(quantiser.model.model, target)
 
 
 class Kind(NamedTuple):

@@ -55,9 +55,9 @@ def from_urls(file: File, target: Path) -> None:
         part = target.with_name(target.name + ".part")
         try:
             download(url, part, file.bytes)
-            if file.sha256 is not None and (found := sha256_file(part)) != file.sha256:
+            if file.sha256 is not None and (actual := sha256_file(part)) != file.sha256:
                 part.unlink()
-                raise UserError(f"sha256 is {found}, expected {file.sha256}")
+                raise UserError(f"sha256 is {actual}, expected {file.sha256}")
             part.rename(target)
             return
         except (requests.RequestException, ValueError) as error:
@@ -92,8 +92,8 @@ def download(url: str, part: Path, size: int | None) -> None:
                 if file.tell() + len(chunk) > size:
                     raise UserError(f"more than the expected {size} bytes")
                 file.write(chunk)
-    if (found := part.stat().st_size) != size:
-        raise UserError(f"{found} bytes, expected {size}")
+    if (size_now := part.stat().st_size) != size:
+        raise UserError(f"{size_now} bytes, expected {size}")
 
 
 def stated_size(reply: requests.Response, have: int) -> int:
@@ -119,10 +119,10 @@ def from_hub(file: File, target: Path) -> None:
             os.link(cached.resolve(), temporary)  # some files are larger than what the disk has left
         except OSError:
             shutil.copyfile(cached, temporary)
-    if file.sha256 is not None and (found := sha256_file(target)) != file.sha256:
+    if file.sha256 is not None and (actual := sha256_file(target)) != file.sha256:
         target.unlink()
         cached.resolve().unlink()  # else the next try would be given the same bytes
-        raise UserError(f"{file.hub} has sha256 {found}, expected {file.sha256}; removed it from the cache, run again")
+        raise UserError(f"{file.hub} has sha256 {actual}, expected {file.sha256}; removed it from the cache, run again")
 
 
 def split_hub(name: str) -> tuple[str, str, str]:
@@ -161,15 +161,15 @@ def fetch_file(name: str, file: File, folder: Path) -> dict[str, str | int]:
             raise UserError(f"{target} is missing; it ships with the repository: `git checkout -- {target}`")
         target.parent.mkdir(parents=True, exist_ok=True)
         SOURCES[source](file, target)
-    found = sha256_file(target)
+    sha256 = sha256_file(target)
     if file.sha256 is None:
-        log.warning("%s: no sha256 in config/datasets.yaml; found %s, `gcl fetch --lock` records it", target, found)
-    elif found != file.sha256:
+        log.warning("%s: no sha256 in config/datasets.yaml; found %s, `gcl fetch --lock` records it", target, sha256)
+    elif sha256 != file.sha256:
         raise UserError(
-            f"{target} has sha256 {found} ({target.stat().st_size} bytes), expected {file.sha256} "
+            f"{target} has sha256 {sha256} ({target.stat().st_size} bytes), expected {file.sha256} "
             f"({file.bytes} bytes); delete it to fetch it again, or correct config/datasets.yaml"
         )
-    return {"sha256": found, "bytes": target.stat().st_size}
+    return {"sha256": sha256, "bytes": target.stat().st_size}
 
 
 def lock(name: str, registry: Path, data: Path) -> None:
@@ -242,8 +242,8 @@ def fetch(
     check_space(name, dataset, folder)
     needed = to_fetch(dataset, folder)
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        found = pool.map(lambda file: fetch_file(name, file, folder), needed)
-        counted = progress(found, f"fetch {name}", "file", len(needed))
+        fetched = pool.map(lambda file: fetch_file(name, file, folder), needed)
+        counted = progress(fetched, f"fetch {name}", "file", len(needed))
         files = {file.path: about for file, about in zip(needed, counted, strict=True)}
     about: dict[str, Any] = {"source": dataset.source, "licence": dataset.licence, "files": files}
     if own is not None:

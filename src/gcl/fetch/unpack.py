@@ -78,14 +78,14 @@ def adopt(archive: Archive, folder: Path) -> None:
         UserError: there is nothing.
     """
     top = folder / archive.to
-    found = sorted(
+    files = sorted(
         prefix for prefix in archive.members or {""} if (top / prefix).is_dir() and any((top / prefix).iterdir())
     )
-    if not found:
+    if not files:
         wanted = ", ".join(str(top / prefix) for prefix in archive.members or {""})
         raise UserError(f"no files in {wanted}; unpack {archive.parts[0]} there, then adopt it")
-    write_json(marker(archive, folder), {"parts": None, "members": found if archive.members else []})
-    log.info("adopted %s", ", ".join(str(top / prefix) for prefix in found))
+    write_json(marker(archive, folder), {"parts": None, "members": files if archive.members else []})
+    log.info("adopted %s", ", ".join(str(top / prefix) for prefix in files))
 
 
 def inner_name(member: str, archive: Archive) -> str | None:

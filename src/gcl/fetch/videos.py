@@ -52,8 +52,8 @@ def fetch_videos(videos: Videos, folder: Path) -> dict[str, int]:
     if outside := [name for name in names if not (root / name).resolve().is_relative_to(root)]:
         raise UserError(f"{folder / videos.urls}: '{outside[0]}' leaves the folder of videos")
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = pool.map(lambda name: fetch_video(str(listed[name]), folder / videos.to / name), names)
-        reasons = dict(zip(names, progress(found, "fetch videos", "video", len(names)), strict=True))
+        outcomes = pool.map(lambda name: fetch_video(str(listed[name]), folder / videos.to / name), names)
+        reasons = dict(zip(names, progress(outcomes, "fetch videos", "video", len(names)), strict=True))
     missing = [(name, listed[name], reason) for name, reason in reasons.items() if reason]
     with (folder / "missing.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("video", "url", "reason"), *missing])

@@ -32,8 +32,8 @@ T = TypeVar("T")
 def run_batches(session: onnxruntime.InferenceSession, rows: np.ndarray) -> np.ndarray:
     """Run (n, F) rows through a graph of one input, ROWS at a time."""
     name = session.get_inputs()[0].name
-    found = [session.run(None, {name: np.asarray(rows[i : i + ROWS])})[0] for i in range(0, len(rows), ROWS)]
-    return np.concatenate(found) if found else np.empty((0, width_of(session)), np.float32)
+    blocks = [session.run(None, {name: np.asarray(rows[i : i + ROWS])})[0] for i in range(0, len(rows), ROWS)]
+    return np.concatenate(blocks) if blocks else np.empty((0, width_of(session)), np.float32)
 
 
 def width_of(session: onnxruntime.InferenceSession) -> int:
@@ -93,8 +93,8 @@ def open_graphs(onnx: Path, about: About, device: str, threads: int, graphs: Col
     tokenizer = read_tokenizer(onnx / "tokenizer.json")
     texts = (tokenizer, about["clean"], about.get("fused_context", about["context"]))
     batch = BATCHES[resolve(device)]
-    found = Encoder(session("image"), session("text"), session("image_text"), preprocess, *texts, threads, batch)
-    return found._replace(in_turns=session("in_turns"), positions=about.get("positions", 0))
+    encoder = Encoder(session("image"), session("text"), session("image_text"), preprocess, *texts, threads, batch)
+    return encoder._replace(in_turns=session("in_turns"), positions=about.get("positions", 0))
 
 
 def decoded(
@@ -153,24 +153,24 @@ def encode_texts(model: Encoder, texts: list[str]) -> Floats:
     """Return (n, D) raw outputs of the text graph; texts of like length share a batch."""
     rows = tokenize(model, texts)
     length, pad = model.tokenizer.padding["length"], pad_of(model.tokenizer)
-    found = np.empty((len(rows), width_of(model.text)), np.float32)
+    outputs = np.empty((len(rows), width_of(model.text)), np.float32)
 
     def embed(chosen: list[int]) -> None:
-        found[chosen] = model.text.run(None, {"ids": padded([rows[i] for i in chosen], pad, length)})[0]
+        outputs[chosen] = model.text.run(None, {"ids": padded([rows[i] for i in chosen], pad, length)})[0]
 
     model.map(embed, by_length(rows, model.batch))
-    return found
+    return outputs
 
 
 def encode_fused(model: Encoder, tokens: np.ndarray, places: Ints, texts: list[str]) -> Floats:
     """Return (n, D) outputs for n texts, each with one of the images whose tokens (B, P, W) are given."""
     rows = [shortened(row, model.fused_context) for row in tokenize(model, texts)]
     pad = pad_of(model.tokenizer)
-    found = np.empty((len(rows), width_of(model.fused)), np.float32)
+    outputs = np.empty((len(rows), width_of(model.fused)), np.float32)
 
     def embed(chosen: list[int]) -> None:
         inputs = {"image_tokens": tokens[places[chosen]], "ids": padded([rows[i] for i in chosen], pad, None)}
-        found[chosen] = model.fused.run(None, inputs)[0]  # type: ignore[union-attr]
+        outputs[chosen] = model.fused.run(None, inputs)[0]  # type: ignore[union-attr]
 
     model.map(embed, by_length(rows, model.batch))
-    return found
+    return outputs

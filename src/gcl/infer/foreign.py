@@ -44,8 +44,8 @@ class SentenceTransformers:
             items: list[Any] = list(images if texts is None else texts)  # type: ignore[arg-type]
         else:
             items = [{"image": image, "text": text} for image, text in zip(images, texts, strict=True)]
-        found: Floats = self.model.encode(items, batch_size=len(items), show_progress_bar=False)
-        return found
+        vectors: Floats = self.model.encode(items, batch_size=len(items), show_progress_bar=False)
+        return vectors
 
 
 class Transformers:
@@ -68,8 +68,8 @@ class Transformers:
         inputs = self.processor(**more, truncation=True, return_tensors="pt").to(self.device)
         get = self.model.get_image_features if images is not None else self.model.get_text_features
         with torch.inference_mode():
-            found = get(**inputs)
-        features: Floats = getattr(found, "pooler_output", found).float().cpu().numpy()
+            output = get(**inputs)
+        features: Floats = getattr(output, "pooler_output", output).float().cpu().numpy()
         return features
 
 
@@ -92,10 +92,10 @@ class OpenClip:
             raise UserError("a model of open_clip embeds image and text apart; set another fusion than native")
         with torch.inference_mode():
             if images is not None:
-                found = self.model.encode_image(torch.stack([*map(self.preprocess, images)]).to(self.device))
+                vectors = self.model.encode_image(torch.stack([*map(self.preprocess, images)]).to(self.device))
             else:
-                found = self.model.encode_text(self.tokenize(list(texts or ())).to(self.device))
-        features: Floats = found.float().cpu().numpy()
+                vectors = self.model.encode_text(self.tokenize(list(texts or ())).to(self.device))
+        features: Floats = vectors.float().cpu().numpy()
         return features
 
 
@@ -116,14 +116,14 @@ def open_foreign(about: dict[str, Any], device: str) -> Any:
     try:
         if kind in KINDS:
             return KINDS[kind](name, resolve(device), **about["arguments"])
-        made = getattr(importlib.import_module(kind), name)(**about["arguments"])
+        encoder = getattr(importlib.import_module(kind), name)(**about["arguments"])
     except UserError:
         raise
     except Exception as error:  # whatever its code raises
         raise UserError(f"can't open {about['model']} with {about['arguments']}: {error!r}") from error
-    if not callable(getattr(made, "encode", None)):
-        raise UserError(f"{about['model']} gives {type(made).__name__}, which has no encode(images=, texts=)")
-    return made
+    if not callable(getattr(encoder, "encode", None)):
+        raise UserError(f"{about['model']} gives {type(encoder).__name__}, which has no encode(images=, texts=)")
+    return encoder
 
 
 class Foreign:
@@ -142,20 +142,20 @@ class Foreign:
         n = len(images if images is not None else texts or ())
         kind = "image_text" if images is not None and texts is not None else "image" if texts is None else "text"
         prompt = self.about["prompts"].get(kind, "")
-        asked = None if texts is None else [f"{prompt}{text}" for text in texts]
+        prompted = None if texts is None else [f"{prompt}{text}" for text in texts]
         try:
-            found = np.asarray(self.model.encode(images=images, texts=asked), np.float32)
+            vectors = np.asarray(self.model.encode(images=images, texts=prompted), np.float32)
         except UserError:
             raise
         except Exception as error:  # whatever its code raises
             raise UserError(f"{self.about['model']} can't embed {n} items of {kind}: {error!r}") from error
-        width = self.width or (found.shape[1] if found.ndim == 2 else 0)
-        if found.shape != (n, width) or not width:
+        width = self.width or (vectors.shape[1] if vectors.ndim == 2 else 0)
+        if vectors.shape != (n, width) or not width:
             raise UserError(
-                f"{self.about['model']} gives {found.shape} for {n} items of {kind}, expected ({n}, {width})"
+                f"{self.about['model']} gives {vectors.shape} for {n} items of {kind}, expected ({n}, {width})"
             )
         self.width = width
-        return found
+        return vectors
 
 
 def blank() -> Image.Image:
@@ -200,8 +200,8 @@ def infer_foreign(about: dict[str, Any], work: "Work", key: str, device: str, is
 def pieces(model: Foreign, images: Pictures, texts: Texts, batch: int) -> Floats:
     """Embed items, some at a time."""
     n = len(images if images is not None else texts or ())
-    found = []
+    blocks = []
     for start in range(0, n, batch):
         some = slice(start, start + batch)
-        found.append(model.encode(None if images is None else images[some], None if texts is None else texts[some]))
-    return np.concatenate(found) if found else np.empty((0, model.width), np.float32)
+        blocks.append(model.encode(None if images is None else images[some], None if texts is None else texts[some]))
+    return np.concatenate(blocks) if blocks else np.empty((0, model.width), np.float32)

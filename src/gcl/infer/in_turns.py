@@ -48,7 +48,7 @@ def encode_in_turns(model: Encoder, tokens: np.ndarray, items: list[tuple[list[i
     texts = [piece for row in rows for piece in row if isinstance(piece, str)]
     begin, *_, end = tokenize(model, [""])[0]
     words, per_image = iter(tokenize(model, texts)), tokens.shape[1]
-    found = np.empty((len(items), width_of(model.in_turns)), np.float32)
+    outputs = np.empty((len(items), width_of(model.in_turns)), np.float32)
     read = [sequence(row, words, per_image) for row in rows]
     cut = [order[: model.positions - 2] for _, order in read]
 
@@ -65,10 +65,10 @@ def encode_in_turns(model: Encoder, tokens: np.ndarray, items: list[tuple[list[i
             orders.append([words_at, *middle, last])
         ids = padded([[begin, *read[i][0], end] for i in chosen], pad_of(model.tokenizer), None)
         inputs = {"image_tokens": images, "ids": ids, "order": padded(orders, NOWHERE, None)}
-        found[chosen] = model.in_turns.run(None, inputs)[0]  # type: ignore[union-attr]
+        outputs[chosen] = model.in_turns.run(None, inputs)[0]  # type: ignore[union-attr]
 
     model.map(embed, by_length([[0] * len(order) for order in cut], model.batch))
-    return found
+    return outputs
 
 
 def blocks(model: Encoder, prepared: Path, start: int, stop: int) -> Iterator[Floats]:
@@ -90,7 +90,7 @@ def some_items(
     place = {row: number for number, row in enumerate(used)}
     some = pa.array(used, pa.int64())
     stream = decoded(locations.take(some), hashes.take(some), model.preprocess, model.threads or 2, model.batch)
-    made = model.map(lambda pixels: model.image.run(["image_tokens"], {"pixels": pixels})[0], stream)
+    tokens = model.map(lambda pixels: model.image.run(["image_tokens"], {"pixels": pixels})[0], stream)
     own = texts.take(pa.array([item.text for item in items])).to_pylist()
     rows = [[place[row] for row in item.images] for item in items]
-    return encode_in_turns(model, np.concatenate(made), [*zip(rows, own, (i.places for i in items), strict=True)])
+    return encode_in_turns(model, np.concatenate(tokens), [*zip(rows, own, (i.places for i in items), strict=True)])

@@ -96,24 +96,24 @@ def embed_images(model: Encoder, work: Work, grown: Growing) -> None:
 
     def embed(pixels: Floats) -> dict[str, Floats]:
         features, *tokens = model.image.run(None, {"pixels": pixels})
-        found = {"image": features} | ({"image_tokens": tokens[0]} if tokens else {})
+        outputs = {"image": features} | ({"image_tokens": tokens[0]} if tokens else {})
         if "image_flipped" in grown.shapes:
-            found["image_flipped"] = model.image.run(None, {"pixels": np.ascontiguousarray(pixels[..., ::-1])})[0]
-        return found
+            outputs["image_flipped"] = model.image.run(None, {"pixels": np.ascontiguousarray(pixels[..., ::-1])})[0]
+        return outputs
 
     for first, stop in chunks_of(start, end):
         blocks: dict[str, list[Floats]] = {name: [] for name in grown.shapes if name not in ("text", "in_turns")}
         for at in range(first, stop, JOINED):
-            made = model.map(embed, islice(batches, JOINED // batch))  # fewer at the end
+            embedded = model.map(embed, islice(batches, JOINED // batch))  # fewer at the end
             for name in blocks.keys() - {"image_text"}:
-                blocks[name] += [found[name] for found in made]
+                blocks[name] += [outputs[name] for outputs in embedded]
             if model.fused is not None:
                 keys = work.keys[slice(*np.searchsorted(work.keys[:, 0], [at, at + JOINED]))]
                 texts = work.all_texts.take(pa.array(keys[:, 1])).to_pylist()
-                tokens = np.concatenate([found["image_tokens"] for found in made])
+                tokens = np.concatenate([outputs["image_tokens"] for outputs in embedded])
                 blocks["image_text"].append(encode_fused(model, tokens, keys[:, 0] - at, texts))
         own = slice(max(0, work.own_images - first))
-        whole = {name: np.concatenate(found) for name, found in blocks.items()}
+        whole = {name: np.concatenate(outputs) for name, outputs in blocks.items()}
         grown.append("image", stop, {name: x if name == "image_text" else x[own] for name, x in whole.items()})
 
 
@@ -122,8 +122,8 @@ def embed_texts(model: Encoder, work: Work, grown: Growing) -> None:
     start = work.texts[0] + grown.done("text")
     todo = list(chunks_of(start, work.texts[1]))
     for first, stop in progress(todo, f"embed texts (chunks of {CHUNK})", "chunk"):
-        found = encode_texts(model, work.all_texts[first:stop].to_pylist())
-        grown.append("text", stop - work.texts[0], {"text": found})
+        outputs = encode_texts(model, work.all_texts[first:stop].to_pylist())
+        grown.append("text", stop - work.texts[0], {"text": outputs})
 
 
 def key_of(*parts: Any) -> str:

@@ -98,18 +98,18 @@ class Model:
             )
         n = len(images if images is not None else texts or ())
         raw = self.outputs(images or [None] * n, texts or [None] * n)
-        found = np.empty((n, self.width), np.float32)
+        vectors = np.empty((n, self.width), np.float32)
         only_image, only_text, both = raw.by_modality()
-        found[only_image] = unit(raw.image[only_image], self.late)
-        found[only_text] = unit(raw.text[only_text], self.late)
+        vectors[only_image] = unit(raw.image[only_image], self.late)
+        vectors[only_text] = unit(raw.text[only_text], self.late)
         if len(both):
             is_native = self.encoder.fused is not None
-            found[both] = (
+            vectors[both] = (
                 unit(raw.fused[both], self.late)
                 if is_native
                 else fuse(raw.image[both], raw.text[both], self.fusion, self.late)
             )
-        return found
+        return vectors
 
     def outputs(self, images: Sequence[Picture | None], texts: Sequence[str | None]) -> RawOutputs:
         """Return what the graphs make of n items, before anything is fused or normalised; arguments as of `encode`.

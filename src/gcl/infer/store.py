@@ -26,19 +26,19 @@ def rows_of(array: Any, rows: NDArray[np.int64]) -> Floats:
         return np.asarray(array[rows], np.float32)
     if rows.min() < 0 or rows.max() >= len(array):
         raise IndexError(f"{array.filename} has {len(array)} rows, asked for {rows.min()} to {rows.max()}")
-    found = np.empty((len(rows), array.shape[1]), np.float32)
+    picked = np.empty((len(rows), array.shape[1]), np.float32)
     starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
     lengths = np.diff(starts, append=len(rows)) * array.strides[0]
-    target = memoryview(found.data).cast("B")
+    target = memoryview(picked.data).cast("B")
     at = (starts * array.strides[0]).tolist()
     with Path(array.filename).open("rb", buffering=0) as file:
         for start, length, place in zip(rows[starts].tolist(), lengths.tolist(), at, strict=True):
             offset = array.offset + start * array.strides[0]
             if os.preadv(file.fileno(), [target[place : place + length]], offset) != length:
                 raise UserError(f"{array.filename} was cut while it was read; delete it and run `infer` again")
-    if not np.isfinite(found).all():
+    if not np.isfinite(picked).all():
         raise UserError(f"{array.filename} holds NaN or infinity; delete it and run `infer` again")
-    return found
+    return picked
 
 
 class Stacked:
@@ -58,12 +58,12 @@ class Stacked:
         """Return the rows of an array of numbers or of a slice."""
         rows = np.arange(len(self))[index] if isinstance(index, slice) else np.asarray(index)
         rows = rows if self.order is None else self.order[rows]
-        found = np.empty((len(rows), self.shape[1]), np.float32)
+        picked = np.empty((len(rows), self.shape[1]), np.float32)
         part_of = np.searchsorted(self.starts, rows, side="right") - 1
         for number in np.unique(part_of):
             chosen = np.flatnonzero(part_of == number)
-            found[chosen] = rows_of(self.parts[number], rows[chosen] - self.starts[number])
-        return found
+            picked[chosen] = rows_of(self.parts[number], rows[chosen] - self.starts[number])
+        return picked
 
 
 class Outputs(NamedTuple):

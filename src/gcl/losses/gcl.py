@@ -50,7 +50,7 @@ OWN = 256  # samples whose vectors are in float64 at a time
 def duplicates(image_ids: Tensor, text_ids: Tensor) -> Tensor:
     """Return (2, P) pairs j < k of samples that share an image or a text, so that k is no negative of j."""
     n = len(image_ids)
-    found = [image_ids.new_empty(0)]
+    pairs = [image_ids.new_empty(0)]
     for ids in (image_ids, text_ids):
         order = ids.argsort(stable=True)
         ordered = ids[order]
@@ -58,8 +58,8 @@ def duplicates(image_ids: Tensor, text_ids: Tensor) -> Tensor:
             first = (ordered[step:] == ordered[:-step]).nonzero()[:, 0]
             if not len(first):
                 break
-            found.append(order[first] * n + order[first + step])
-    codes = torch.cat(found).unique()
+            pairs.append(order[first] * n + order[first + step])
+    codes = torch.cat(pairs).unique()
     return torch.stack([codes // max(n, 1), codes % max(n, 1)])
 
 
@@ -223,11 +223,11 @@ def to_triplet(mix: Tensor, n: int, is_mixed: bool, count: int) -> Tensor:
 
 def own_gram(vectors: Tensor) -> Tensor:
     """Return the products (V, V, N) of each sample's own vectors (V, N, D), in float64."""
-    found = vectors.new_empty(len(vectors), len(vectors), vectors.shape[1], dtype=torch.float64)
+    gram = vectors.new_empty(len(vectors), len(vectors), vectors.shape[1], dtype=torch.float64)
     for start in range(0, vectors.shape[1], OWN):
         part = vectors[:, start : start + OWN].double()
-        found[:, :, start : start + OWN] = torch.einsum("vnd,wnd->vwn", part, part)
-    return found
+        gram[:, :, start : start + OWN] = torch.einsum("vnd,wnd->vwn", part, part)
+    return gram
 
 
 def add_own(vectors: Tensor, combination: Tensor, gram: Tensor, at_own: Tensor, gradient: Tensor) -> Tensor:

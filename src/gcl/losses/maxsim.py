@@ -18,8 +18,8 @@ from gcl.losses.denominators import RULES
 def maxsim(one: Tensor, other: Tensor, late: int) -> Tensor:
     """Return (N, M) of items (N, K D) and (M, K D) whose K vectors have length 1 / sqrt(K)."""
     apart = one.unflatten(1, (late, -1)), other.unflatten(1, (late, -1))
-    found: Tensor = torch.einsum("nkd,mld->nkml", *apart).amax(3).sum(1)
-    return found
+    scores: Tensor = torch.einsum("nkd,mld->nkml", *apart).amax(3).sum(1)
+    return scores
 
 
 def maxsim_loss(

@@ -100,9 +100,9 @@ class Free:
         """See LogitSource."""
         (a, m) = tile.blocks[0]
         rows, columns = self.vectors[a, tile.rows], self.vectors[m, tile.columns]
-        found = self.memory[: len(rows), : len(columns)]
-        torch.addmm(found, rows, columns.T, beta=0, alpha=1 / self.temperature, out=found)
-        return {(a, m): found}
+        tile_logits = self.memory[: len(rows), : len(columns)]
+        torch.addmm(tile_logits, rows, columns.T, beta=0, alpha=1 / self.temperature, out=tile_logits)
+        return {(a, m): tile_logits}
 
     def spread(self, tile: Tile, by_logit: Blocks) -> None:
         """See LogitSource."""
@@ -133,16 +133,16 @@ class Mixed:
     def logits(self, tile: Tile) -> Blocks:
         """See LogitSource."""
         gram = self.products(tile)
-        found: Blocks = {}
+        blocks: Blocks = {}
         rows, columns = self.mix[:, tile.rows, None], self.mix[:, None, tile.columns]
         memory = self.memory[:, : rows.shape[1], : columns.shape[2]]
         for m in range(2):
             for a in range(2):
-                found[a, m] = memory[3 * a + m].copy_(gram[a, :, m])
-            found[2, m] = torch.mul(gram[0, :, m], rows[0], out=memory[6 + m]).addcmul_(gram[1, :, m], rows[1])
+                blocks[a, m] = memory[3 * a + m].copy_(gram[a, :, m])
+            blocks[2, m] = torch.mul(gram[0, :, m], rows[0], out=memory[6 + m]).addcmul_(gram[1, :, m], rows[1])
         for a in range(3):
-            found[a, 2] = torch.mul(found[a, 0], columns[0], out=memory[3 * a + 2]).addcmul_(found[a, 1], columns[1])
-        return found
+            blocks[a, 2] = torch.mul(blocks[a, 0], columns[0], out=memory[3 * a + 2]).addcmul_(blocks[a, 1], columns[1])
+        return blocks
 
     def products(self, tile: Tile) -> Tensor:
         """Compute the logits (2, J, 2, K) of images and texts, which `spread` needs too."""
@@ -196,9 +196,9 @@ class Hidden:
         tiles = both // grid.size
         codes, order = (tiles[0] * len(grid.parts) + tiles[1]).sort()
         self.at = (both - tiles * grid.size)[:, order]
-        found, counts = codes.unique_consecutive(return_counts=True)
+        tile_codes, counts = codes.unique_consecutive(return_counts=True)
         ends = counts.cumsum(0).tolist()
-        self.ranges = dict(zip(found.tolist(), zip([0, *ends], ends, strict=False), strict=True))
+        self.ranges = dict(zip(tile_codes.tolist(), zip([0, *ends], ends, strict=False), strict=True))
         self.grid = grid
 
     def fill(self, tile: Tile, blocks: Blocks, value: float) -> None:

@@ -12,5 +12,5 @@ def family(name: str) -> Family:
     Raises:
         UserError: there is no such family; says which is close.
     """
-    found: Family = provided("gcl.models", "FAMILY", name, "backbone family")
-    return found
+    module_family: Family = provided("gcl.models", "FAMILY", name, "backbone family")
+    return module_family

@@ -86,8 +86,8 @@ def score_fusion_graphs(model: "nn.Module", size: int, context: int, words: int,
 
         def forward(self, inputs: "Tensor") -> "Tensor":
             encode = self.model.encode_image if self.modality == "image" else self.model.encode_text
-            found: Tensor = encode(inputs)
-            return found
+            vectors: Tensor = encode(inputs)
+            return vectors
 
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(3, 3, size, size, generator=generator)
@@ -196,26 +196,26 @@ def check_activation(backbone: Backbone, config: dict[str, Any], data: Path) -> 
     about = json.loads(path.read_text(encoding="utf-8"))
     wanted = "quick_gelu" if config.get("quick_gelu") else "gelu"
     for tower in ("text_config", "vision_config"):
-        found = (about.get(tower) or {}).get("hidden_act", "quick_gelu")  # transformers' default
-        if found != wanted:
+        activation = (about.get(tower) or {}).get("hidden_act", "quick_gelu")  # transformers' default
+        if activation != wanted:
             raise UserError(
-                f"{path}: {tower} has hidden_act {found}, the row in config/backbones.yaml {wanted}; "
-                f"set quick_gelu: {str(found == 'quick_gelu').lower()} in its model_cfg if the file is right"
+                f"{path}: {tower} has hidden_act {activation}, the row in config/backbones.yaml {wanted}; "
+                f"set quick_gelu: {str(activation == 'quick_gelu').lower()} in its model_cfg if the file is right"
             )
 
 
 def preprocess_of(model: Any, config: dict[str, Any]) -> Preprocess:
     """Return what the weights were made for: open_clip's record, else OpenAI's."""
-    found = getattr(model.visual, "preprocess_cfg", None) or {}
-    size = found.get("size") or config.get("vision_cfg", {}).get("image_size", 224)
+    record = getattr(model.visual, "preprocess_cfg", None) or {}
+    size = record.get("size") or config.get("vision_cfg", {}).get("image_size", 224)
     size = size if isinstance(size, int) else size[0]
-    made = Preprocess(size=size, resize="shortest_crop", mean=MEAN, std=STD)
-    if found:
-        squash = found.get("resize_mode") == "squash"
-        made = replace(
-            made, mean=tuple(found["mean"]), std=tuple(found["std"]), resize="squash" if squash else "shortest_crop"
+    plain = Preprocess(size=size, resize="shortest_crop", mean=MEAN, std=STD)
+    if record:
+        squash = record.get("resize_mode") == "squash"
+        plain = replace(
+            plain, mean=tuple(record["mean"]), std=tuple(record["std"]), resize="squash" if squash else "shortest_crop"
         )
-    return made
+    return plain
 
 
 FAMILY = Family(build)

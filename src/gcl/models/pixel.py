@@ -45,14 +45,14 @@ def read_font(path: Path) -> dict[str, np.ndarray]:
 
 def read_hex(path: Path) -> dict[str, np.ndarray]:
     """Read lines of code point:bits, 8 or 16 columns in 16 rows."""
-    found = {}
+    glyphs = {}
     for line in path.read_text(encoding="ascii").split():
         point, _, bits = line.partition(":")
         if int(point, 16) <= LAST:
             rows = np.frombuffer(bytes.fromhex(bits), np.uint8).reshape(HEIGHT, -1)
             glyph = np.unpackbits(rows, axis=1)
-            found[chr(int(point, 16))] = np.pad(glyph, ((0, 0), (0, HEIGHT - glyph.shape[1])))
-    return found
+            glyphs[chr(int(point, 16))] = np.pad(glyph, ((0, 0), (0, HEIGHT - glyph.shape[1])))
+    return glyphs
 
 
 def draw_font(path: Path) -> dict[str, np.ndarray]:
@@ -64,13 +64,13 @@ def draw_font(path: Path) -> dict[str, np.ndarray]:
         points = sorted(TTFont(path).getBestCmap())
     except TTLibError as error:
         raise UserError(str(error)) from error
-    font, found = ImageFont.truetype(str(path), SIZE, layout_engine=ImageFont.Layout.BASIC), {}
+    font, glyphs = ImageFont.truetype(str(path), SIZE, layout_engine=ImageFont.Layout.BASIC), {}
     for point in points:
         if 32 <= point <= LAST:
             canvas = Image.new("1", (HEIGHT, HEIGHT))
             ImageDraw.Draw(canvas).text((1, 0), chr(point), fill=1, font=font)
-            found[chr(point)] = np.asarray(canvas, np.uint8)
-    return found
+            glyphs[chr(point)] = np.asarray(canvas, np.uint8)
+    return glyphs
 
 
 def trimmed(glyph: np.ndarray) -> np.ndarray:
@@ -144,12 +144,12 @@ def graphs_of(model: Any, size: int, context: int, head: bool = True) -> dict[st
         return model.encode_image(pixels, head), pixels * 1
 
     def text(ids: "Tensor") -> "Tensor":
-        found: Tensor = model.encode_text(ids, head)
-        return found
+        vectors: Tensor = model.encode_text(ids, head)
+        return vectors
 
     def fused(image_tokens: "Tensor", ids: "Tensor") -> "Tensor":
-        found: Tensor = model.encode_fused(image_tokens, ids, head)
-        return found
+        vectors: Tensor = model.encode_fused(image_tokens, ids, head)
+        return vectors
 
     return native_graphs(model, image, text, fused, size, (2, len(model.widths)), 0, (context, context))
 

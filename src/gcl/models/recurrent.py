@@ -90,10 +90,10 @@ def cell(backbone: Backbone, image: int, text: int) -> "nn.Module":
 
     layers = backbone.model_cfg.get("layers", {})
     widths = {side: list(layers.get(side, [])) for side in ("image", "text")}
-    for side, found in (("image", image), ("text", text)):
-        if sum(widths[side]) != found:
+    for side, size in (("image", image), ("text", text)):
+        if sum(widths[side]) != size:
             raise UserError(
-                f"model_cfg.layers.{side} is {widths[side]}, {sum(widths[side])} in all; the towers give {found}"
+                f"model_cfg.layers.{side} is {widths[side]}, {sum(widths[side])} in all; the towers give {size}"
             )
     sizes = sizes_of(backbone.model_cfg)
     return Recurrent(widths["image"], widths["text"], sizes, backbone.model_cfg["embed_dim"], backbone.late)

@@ -99,16 +99,16 @@ def graphs_of(model: Any, size: int, words: int, context: int, head: bool = True
         return model.fuse(tokens, model.empty_ids(tokens.shape[0]), head), tokens
 
     def text(ids: "Tensor") -> "Tensor":
-        found: Tensor = model.encode_text(ids, head)
-        return found
+        vectors: Tensor = model.encode_text(ids, head)
+        return vectors
 
     def fused(image_tokens: "Tensor", ids: "Tensor") -> "Tensor":
-        found: Tensor = model.fuse(image_tokens, ids, head)
-        return found
+        vectors: Tensor = model.fuse(image_tokens, ids, head)
+        return vectors
 
     ids = min(1000, words // 2), min(20000, words)
-    found = native_graphs(model, image, text, fused, size, ids, model.pad, (context, model.fused_context(context)))
-    return found | ({"in_turns": in_turns_graph(model, found["image_text"], head)} if model.reads_in_turns else {})
+    graphs = native_graphs(model, image, text, fused, size, ids, model.pad, (context, model.fused_context(context)))
+    return graphs | ({"in_turns": in_turns_graph(model, graphs["image_text"], head)} if model.reads_in_turns else {})
 
 
 def in_turns_graph(model: Any, fused: Graph, head: bool) -> Graph:
@@ -123,8 +123,8 @@ def in_turns_graph(model: Any, fused: Graph, head: bool) -> Graph:
     orders = torch.tensor([order, [*order[:-2], -1, -1], order[::-1]])
 
     def way(image_tokens: "Tensor", ids: "Tensor", order: "Tensor") -> "Tensor":
-        found: Tensor = model.fuse_in_turns(image_tokens, ids, order, head)
-        return found
+        vectors: Tensor = model.fuse_in_turns(image_tokens, ids, order, head)
+        return vectors
 
     free: dict[str, tuple[str, ...]] = {
         "image_tokens": ("batch", "images"),

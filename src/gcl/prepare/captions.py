@@ -77,8 +77,8 @@ def side_car_captions(suffix: str, data: bytes) -> tuple[str, ...]:
 def values_of(cells: Any) -> list[Any]:
     """Return the values of a column; a text that is no UTF-8 stays bytes, so that only its record is rejected."""
     try:
-        found: list[Any] = cells.to_pylist()
-        return found
+        values: list[Any] = cells.to_pylist()
+        return values
     except UnicodeDecodeError:
         return [value_of(cell) for cell in cells]
 

@@ -32,10 +32,10 @@ def files_below(folder: Path) -> list[Path]:
     def fail(error: OSError) -> None:
         raise UserError(f"can't read {error.filename}: {error.strerror}") from error
 
-    found = list(walked(folder, fail))
-    kept = [path for path in found if not is_of_the_system(str(path.relative_to(folder)))]
-    if len(kept) < len(found):
-        log.info("%s: skipped %d files of operating systems (._*, __MACOSX, .DS_Store)", folder, len(found) - len(kept))
+    files = list(walked(folder, fail))
+    kept = [path for path in files if not is_of_the_system(str(path.relative_to(folder)))]
+    if len(kept) < len(files):
+        log.info("%s: skipped %d files of operating systems (._*, __MACOSX, .DS_Store)", folder, len(files) - len(kept))
     return sorted(kept)
 
 

@@ -25,10 +25,10 @@ def groups(images: Sequence[Hashable], captions: Sequence[str]) -> list[list[int
         for row, (image, caption) in enumerate(zip(images, captions, strict=True))
         for key in (("image", image), ("caption", " ".join(caption.casefold().split())))
     ]
-    found: dict[int, list[int]] = {}
+    members: dict[int, list[int]] = {}
     for row, number in enumerate(joined(len(images), links)):
-        found.setdefault(number, []).append(row)
-    return list(found.values())
+        members.setdefault(number, []).append(row)
+    return list(members.values())
 
 
 def joined(n: int, links: Iterable[tuple[int, int]]) -> list[int]:
@@ -70,10 +70,10 @@ def hold_out(
             "for training; add pairs, or lower `least` or `share` of the benchmark's options in config/benchmarks.yaml"
         )
     images = [digests[pair.image] for pair in pairs]
-    found = groups(images, [pair.texts[0] for pair in pairs])
-    keys = [hashlib.sha256(min(images[row] for row in rows).encode()).hexdigest() for rows in found]
+    group_of_pair = groups(images, [pair.texts[0] for pair in pairs])
+    keys = [hashlib.sha256(min(images[row] for row in rows).encode()).hexdigest() for rows in group_of_pair]
     chosen: set[int] = set()
-    for _, rows in sorted(zip(keys, found, strict=True)):
+    for _, rows in sorted(zip(keys, group_of_pair, strict=True)):
         if len(chosen) + len(rows) <= wanted:
             chosen.update(rows)
     training = [pair for row, pair in enumerate(pairs) if row not in chosen]

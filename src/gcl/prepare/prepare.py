@@ -126,9 +126,11 @@ def prepare_benchmark(
     if max_queries is not None:
         contents = first_queries(contents, max_queries)
     locations = list({image: None for items in contents.tables.values() for item in items for image in item.images})
-    found = list(progress(examined(locations, workers), "check images", "image", len(locations)))
-    bad = {location: image.fault for location, image in zip(locations, found, strict=True) if image.fault}
-    digests = {location: image.sha256 for location, image in zip(locations, found, strict=True) if not image.fault}
+    examined_images = list(progress(examined(locations, workers), "check images", "image", len(locations)))
+    bad = {location: image.fault for location, image in zip(locations, examined_images, strict=True) if image.fault}
+    digests = {
+        location: image.sha256 for location, image in zip(locations, examined_images, strict=True) if not image.fault
+    }
     unusable = len(bad) + len(contents.rejects)
     about = {"measures": row.measures, "title": row.title}
     with atomic_path(output) as folder:
@@ -143,7 +145,7 @@ def prepare_benchmark(
         log.warning(
             "%d images unusable, listed in rejects.csv; %d queries count as misses", unusable, len(contents.missing)
         )
-    if lying := sum(image.is_turned for image in found):
+    if lying := sum(image.is_turned for image in examined_images):
         log.warning("%d images have an EXIF orientation, which is ignored, as the official loaders do", lying)
     sizes = len(contents.tasks), sum(map(len, contents.tables.values())), len(contents.qrels)
     log.info("%d tasks, %d items, %d qrels", *sizes)
@@ -195,8 +197,8 @@ def check_counts(contents: Contents, row: Benchmark) -> None:
         size = sum(len(contents.tables[name]) + contents.lost.get(name, 0) for name in tables)
         sizes = lengths[task.name, pool] if pool in task.listed else {size}
         if facts.candidates is not None and sizes != {facts.candidates}:
-            found = ", ".join(map(str, sorted(sizes)[:5]))
-            problems.append(f"{task.name} has {found} candidates, expected {facts.candidates}")
+            known = ", ".join(map(str, sorted(sizes)[:5]))
+            problems.append(f"{task.name} has {known} candidates, expected {facts.candidates}")
     if problems:
         raise UserError(
             "\n".join(

@@ -55,10 +55,10 @@ def as_column(numbers: Ints) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(numbers)])
 
 
-def continued(found: Ints, known: int) -> Ints:
+def continued(rows: Ints, known: int) -> Ints:
     """Return the row of every value: where it was found, or the next free row after the known ones."""
-    is_new = found < 0
-    return np.where(is_new, known + np.cumsum(is_new) - 1, found)
+    is_new = rows < 0
+    return np.where(is_new, known + np.cumsum(is_new) - 1, rows)
 
 
 def new_first(is_new: np.ndarray, needed: Ints) -> Ints:

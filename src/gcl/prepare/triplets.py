@@ -80,10 +80,10 @@ def of_vista_s2(record: Record) -> Iterator[Triplet]:
 
 def two(values: dict[str, Any], key: str, place: str) -> list[Any]:
     """Return an image and its text."""
-    found = value_of(values, key, list, place)
-    if len(found) != 2:
-        raise UserError(f"{place}: '{key}' has {len(found)} parts, expected an image and a text")
-    return found
+    pair = value_of(values, key, list, place)
+    if len(pair) != 2:
+        raise UserError(f"{place}: '{key}' has {len(pair)} parts, expected an image and a text")
+    return pair
 
 
 def of_records(record: Record) -> Iterator[Triplet]:
@@ -108,13 +108,13 @@ def read(data: Path, form: str) -> Iterator[Triplet]:
     Raises:
         UserError: none of the form's files is there, or one is no JSON Lines.
     """
-    names, made = FORMS[form]
+    names, read_record = FORMS[form]
     if not (paths := [data / name for name in names if (data / name).exists()]):
         raise UserError(f"{data} has no {' or '.join(names)}, where triplets of form {form} are; is it the folder?")
     for path in paths:
         for place, values in read_jsonl(path):
             try:
-                yield from made(Record(data, place, values))
+                yield from read_record(Record(data, place, values))
             except UserError as error:
                 yield Triplet(place, None, None, None, None, (), str(error))
 
@@ -128,8 +128,8 @@ def usable(triplets: list[Triplet], workers: int) -> tuple[list[Triplet], dict[s
     from gcl.prepare.prepare import examined  # it decodes images; the config asks this module for its forms alone
 
     locations = list(dict.fromkeys(image for triplet in triplets for image in triplet.images))
-    found = progress(examined(locations, workers), "check images", "image", len(locations))
-    images = dict(zip(locations, found, strict=True))
+    examined_images = progress(examined(locations, workers), "check images", "image", len(locations))
+    images = dict(zip(locations, examined_images, strict=True))
     kept, rejects = [], []
     for triplet in triplets:
         bad = next((image for image in triplet.images if images[image].fault), "")

@@ -36,13 +36,13 @@ def gap(units: dict[str, Floats]) -> float:
 def first_rankings(run: Path, bench: PreparedBenchmark) -> dict[str, Ranking]:
     """Return the global ranking of each task by the run's first seed, uncalibrated."""
     queries = {task.name: bench.queries(task) for task in bench.tasks}
-    found: dict[str, Ranking] = {}
+    rankings_by_task: dict[str, Ranking] = {}
     for ranking in rankings(run, queries):
         if ranking.pool == "global" and ranking.calibration == "none":
-            found.setdefault(ranking.task, ranking)
-        if len(found) == len(bench.tasks):
+            rankings_by_task.setdefault(ranking.task, ranking)
+        if len(rankings_by_task) == len(bench.tasks):
             break  # a run has them first if `none` is the first calibration
-    return found
+    return rankings_by_task
 
 
 def first_hits(ranking: Ranking, bench: PreparedBenchmark) -> np.ndarray:
@@ -66,12 +66,12 @@ def task_cosines(query: Vectors, pool: Vectors, is_relevant: np.ndarray) -> tupl
 def relevance(bench: PreparedBenchmark, task_name: str, queries: list[str], candidates: list[str]) -> np.ndarray:
     """Return (Q, C) bool."""
     column = {c: i for i, c in enumerate(candidates)}
-    found = np.zeros((len(queries), len(candidates)), bool)
+    is_relevant = np.zeros((len(queries), len(candidates)), bool)
     for i, query in enumerate(queries):
         for candidate in bench.qrels[task_name].get(query, {}):
             if candidate in column:
-                found[i, column[candidate]] = True
-    return found
+                is_relevant[i, column[candidate]] = True
+    return is_relevant
 
 
 def shares(top: dict[str, Ranking], bench: PreparedBenchmark) -> dict[str, dict[str, float]]:
@@ -104,8 +104,8 @@ def by_modality(vectors: dict[str, Vectors], bench: PreparedBenchmark) -> dict[s
     for name in pools:
         for number, modality in enumerate(MODALITIES):
             units[modality].append(vectors[name].distinct[vectors[name].modalities == number])
-    joined = {modality: np.concatenate(found) for modality, found in units.items()}
-    return {modality: found for modality, found in joined.items() if len(found)}
+    joined = {modality: np.concatenate(parts) for modality, parts in units.items()}
+    return {modality: parts for modality, parts in joined.items() if len(parts)}
 
 
 def units_of(place: Place, fusion: str, bench: PreparedBenchmark) -> dict[str, Floats]:
@@ -120,8 +120,8 @@ def view_recipe(recipe: str, run: Path, place: Place, fusion: str, bench: Prepar
     positives, others = {}, {}
     for task in bench.tasks:
         (pool,) = task.pools["local"]
-        found = relevance(bench, task.name, bench.queries(task), bench.tables[pool].ids.to_pylist())
-        positives[task.name], others[task.name] = task_cosines(vectors[task.queries], vectors[pool], found)
+        is_relevant = relevance(bench, task.name, bench.queries(task), bench.tables[pool].ids.to_pylist())
+        positives[task.name], others[task.name] = task_cosines(vectors[task.queries], vectors[pool], is_relevant)
     top = first_rankings(run, bench)
     hits = {name: first_hits(ranking, bench) for name, ranking in top.items()}
     return View(recipe, by_modality(vectors, bench), positives, others, hits, shares(top, bench))

@@ -24,7 +24,7 @@ def read_means(folder: Path, backbone: str, benchmark: str, measure: str) -> Mea
     Raises:
         UserError: a file with other columns.
     """
-    found: Means = defaultdict(lambda: defaultdict(list))
+    means: Means = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.glob(f"{backbone}/*/{benchmark}/scores.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             table = csv.DictReader(file)
@@ -33,16 +33,16 @@ def read_means(folder: Path, backbone: str, benchmark: str, measure: str) -> Mea
             for row in table:
                 if row["measure"] == measure:
                     column = row["pool"] if row["calibration"] == "none" else f"{row['pool']}, {row['calibration']}"
-                    found[row["backbone"], row["recipe"]][column].append(100 * float(row["value"]))
-    return found
+                    means[row["backbone"], row["recipe"]][column].append(100 * float(row["value"]))
+    return means
 
 
-def glance_table(found: Means) -> str:
+def glance_table(means: Means) -> str:
     """Return the means as a table, what some recipes lack as a dash."""
-    columns = list(dict.fromkeys(column for values in found.values() for column in values))
+    columns = list(dict.fromkeys(column for values in means.values() for column in values))
     rows = [
         [" ".join(name), *(f"{sum(v) / len(v):.1f}" if (v := values.get(c)) else "–" for c in columns)]
-        for name, values in found.items()
+        for name, values in means.items()
     ]
     return markdown(["recipe", *columns], rows)
 
@@ -55,9 +55,9 @@ def glance(results: Path, backbone: str) -> None:
     """
     rows, shown = load(load_yaml(Path("config/config.yaml"))).benchmarks, False
     for name in sorted({path.name for path in (results / "scores").glob(f"{backbone}/*/*")} & rows.keys()):
-        if found := read_means(results / "scores", backbone, name, rows[name].headline):
+        if means := read_means(results / "scores", backbone, name, rows[name].headline):
             print(f"{rows[name].title}: {rows[name].headline}, mean over tasks and seeds, in percent, so far\n")
-            print(glance_table(found))
+            print(glance_table(means))
             shown = True
     if not shown:
         whose = "" if backbone == "*" else f" of backbone '{backbone}'"

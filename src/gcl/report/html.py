@@ -95,8 +95,8 @@ def gallery(
             good = bench.qrels[task.name].get(ids[row], {})
             parts.append(f'<div class="query"><div>{item_html(shown[task.queries, ids[row]], pictures)}</div><div>')
             for recipe, top in tops.items():
-                found = top[task.name].candidates[row][:SHOWN]
-                cells = "".join(item_html(shown[table_of[c], c], pictures, c in good) for c in found)
+                candidates = top[task.name].candidates[row][:SHOWN]
+                cells = "".join(item_html(shown[table_of[c], c], pictures, c in good) for c in candidates)
                 parts.append(f'<div class="recipe">{html.escape(recipe)}</div><div class="row">{cells}</div>')
             parts.append("</div></div>")
     return "\n".join(parts)

@@ -41,12 +41,12 @@ def performance(folder: Path) -> str:
     Raises:
         UserError: a file that is not as a script writes it.
     """
-    found = {path.stem: path for path in folder.glob("*.json")}
-    names = [*(name for name in ORDER if name in found), *sorted(set(found) - set(ORDER))]
+    files = {path.stem: path for path in folder.glob("*.json")}
+    names = [*(name for name in ORDER if name in files), *sorted(set(files) - set(ORDER))]
     lines = [HEAD] if names else []
     for name in names:
-        with made_by(f"benchmarks/{name}.py", found[name]):
-            measured = json.loads(found[name].read_text(encoding="utf-8"))
+        with made_by(f"benchmarks/{name}.py", files[name]):
+            measured = json.loads(files[name].read_text(encoding="utf-8"))
             machine = ", ".join(f"{key} {value}" for key, value in measured["machine"].items())
             command = f"python benchmarks/{name.removesuffix('_cuda')}.py{' --device cuda' if '_cuda' in name else ''}"
             lines.append(f"## {measured['title']}\n\n`{command}`; {machine}\n")

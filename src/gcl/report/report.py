@@ -61,7 +61,7 @@ def read_results(config: Config, results: Path, benchmark: str, tasks: list[Task
 
 def collect_shown(
     project: Project,
-    found: list[Result],
+    scored: list[Result],
     rows: list[dict[str, Any]],
     bench: PreparedBenchmark,
     benchmark: str,
@@ -75,7 +75,7 @@ def collect_shown(
         if r["backbone"] == backbone and r["recipe"] in recipes and r["calibration"] == "none":
             summaries.setdefault(r["pool"], {})[r["recipe"]] = {task: r["summaries"][task] for task in tasks}
     points: dict[str, dict[float, Summary]] = {}
-    for result in found:
+    for result in scored:
         if result.backbone == backbone and (loss := loss_name(result.recipe)):
             temperature = project.recipes[result.recipe].loss.temperature
             points.setdefault(loss, {})[float(temperature)] = summarise(
@@ -133,17 +133,17 @@ def report_benchmark(
     """Write the summary and the figures of one benchmark; return the sections of its page, and what its tables show."""
     config, row = project.config, project.benchmarks[benchmark]
     bench = read_benchmark(results / "prepared" / benchmark)
-    found = read_results(config, results, benchmark, bench.tasks)
+    scored = read_results(config, results, benchmark, bench.tasks)
     gaps = collect_gaps(project, benchmark, bench)
-    rows = full_rows(benchmark, found, bench, config, protocols(project, row, bench))
-    text = summary(row.title, row.headline, found, gaps, bench, config)
+    rows = full_rows(benchmark, scored, bench, config, protocols(project, row, bench))
+    text = summary(row.title, row.headline, scored, gaps, bench, config)
     with (tables / "summary.md").open("a", encoding="utf-8") as file:
         file.write(text)
     own = [line for line in lines if line[3] == benchmark]
     sections = [(row.title, table_html(text))]
     backbone, shown = config.backbones[0], config.experiments[0].recipes
     if benchmark == config.benchmarks[0] and is_drawn(bench):
-        captions = draw_all(figures, collect_shown(project, found, rows, bench, benchmark))
+        captions = draw_all(figures, collect_shown(project, scored, rows, bench, benchmark))
         sections.append(("Figures", inline_figures(figures, captions)))
     if is_drawn(bench):
         recipes = dict.fromkeys([shown[0], *shown[1:2], shown[-1]])
@@ -156,11 +156,11 @@ def report_benchmark(
 
 def means(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return backbone -> recipe -> calibration -> pool -> percent, for `dvc metrics`."""
-    found: dict[str, Any] = {}
+    by_backbone: dict[str, Any] = {}
     for row in rows:
-        by_recipe = found.setdefault(row["backbone"], {}).setdefault(row["recipe"], {})
+        by_recipe = by_backbone.setdefault(row["backbone"], {}).setdefault(row["recipe"], {})
         by_recipe.setdefault(row["calibration"], {})[row["pool"]] = round(row["summaries"]["mean"].mean, 4)
-    return found
+    return by_backbone
 
 
 def report(config: Config, registries: Path) -> None:
@@ -175,8 +175,8 @@ def report(config: Config, registries: Path) -> None:
         tables.mkdir()
         figures.mkdir()
         for benchmark in config.benchmarks:
-            made, section = report_benchmark(project, results, benchmark, lines, tables, figures, pictures)
-            shown += made
+            shown_here, section = report_benchmark(project, results, benchmark, lines, tables, figures, pictures)
+            shown += shown_here
             sections.append(section)
         for name, groups in tables_of(sections).items():
             text = write_table(tables, name, groups, published)
@@ -208,10 +208,10 @@ def report_or_check(
             raise UserError("give --config, or --verify, or --compare")
         report(config, registries)
         return
-    found = read_config(overlays, registries)
-    if different := verify(found, registries, report):
-        raise UserError("\n".join([f"the tables in {found.results} are not those of the runs:", *different]))
-    print(f"every table in {found.results} is what its runs give")
+    config = read_config(overlays, registries)
+    if different := verify(config, registries, report):
+        raise UserError("\n".join([f"the tables in {config.results} are not those of the runs:", *different]))
+    print(f"every table in {config.results} is what its runs give")
 
 
 def main() -> None:

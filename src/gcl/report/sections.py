@@ -51,8 +51,8 @@ def summary(
         modes = experiment_of(config, result.recipe).calibrations
         row = [f"{result.backbone} {result.recipe}"]
         for pool, mode in columns:
-            found = weighted_results(result, averages(tasks, pool)["mean"], pool, mode) if mode in modes else None
-            row.append("–" if found is None else summarise(found, config.resamples, bench.clusters).long())
+            weighted = weighted_results(result, averages(tasks, pool)["mean"], pool, mode) if mode in modes else None
+            row.append("–" if weighted is None else summarise(weighted, config.resamples, bench.clusters).long())
         gap = gaps[f"{result.backbone}/{result.recipe}"]
         cells.append([*row, f"{gap:.2f}" if math.isfinite(gap) else "–"])
     header = ["recipe", *(pool if mode == "none" else f"{pool}, {mode}" for pool, mode in columns), "modality gap"]
@@ -135,9 +135,9 @@ def baseline_of(recipe: str, experiment: Experiment) -> str | None:
 
 def tables_of(sections: Iterable[Section]) -> dict[str, list[list[Section]]]:
     """Return by table its groups of benchmarks that stand side by side: those with the same tasks and pools."""
-    found: dict[str, list[list[Section]]] = {}
+    tables: dict[str, list[list[Section]]] = {}
     for section in sections:
-        groups = found.setdefault(section.row.table or section.name, [])
+        groups = tables.setdefault(section.row.table or section.name, [])
         shape = [(task.name, tuple(task.pools)) for task in section.tasks]
         same = (g for g in groups if [(t.name, tuple(t.pools)) for t in g[0].tasks] == shape)
         group = next(same, None)
@@ -145,7 +145,7 @@ def tables_of(sections: Iterable[Section]) -> dict[str, list[list[Section]]]:
             groups.append([section])
         else:
             group.append(section)
-    return found
+    return tables
 
 
 def write_table(folder: Path, name: str, groups: list[list[Section]], published: list[Published]) -> str:

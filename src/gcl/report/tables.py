@@ -33,13 +33,13 @@ def full_rows(
                     "calibration": calibration,
                     "pool": pool,
                 }
-                found = {
+                summaries = {
                     name: summarise(
                         weighted_results(result, weights, pool, calibration), config.resamples, bench.clusters
                     )
                     for name, weights in shown.items()
                 }
-                rows.append(where | about[result.backbone] | {"seeds": len(result.seeds), "summaries": found})
+                rows.append(where | about[result.backbone] | {"seeds": len(result.seeds), "summaries": summaries})
     return rows
 
 
@@ -58,9 +58,9 @@ def full_table(rows: list[dict[str, Any]], pool: str, published: list[Published]
     body = []
     for row in chosen:
         label = row["recipe"] if has_one else f"{row['backbone']} {row['recipe']}"
-        found = row["summaries"]
+        summaries = row["summaries"]
         protocol = protocol_of(row["protocol"], row["calibration"])
-        numbers = [found["mean"].long(), *(found[n].short() for n in names[1:])]
+        numbers = [summaries["mean"].long(), *(summaries[n].short() for n in names[1:])]
         body.append([label, protocol, row["fusion"], row["queries"], *numbers])
     for other in (p for p in published if p.measure is None):
         values = (other.values.get(name) for name in names)
@@ -88,8 +88,8 @@ def measure_table(
             sums.setdefault(key, Counter())[measure] += 100 * weights[task] * float(value)  # type: ignore[assignment]
             seeds.setdefault(key, set()).add(seed)
     body = [
-        [f"{key[0]} {key[1]}", key[2], *(f"{found[m] / len(seeds[key]):.1f}" for m in measures)]
-        for key, found in sums.items()
+        [f"{key[0]} {key[1]}", key[2], *(f"{means[m] / len(seeds[key]):.1f}" for m in measures)]
+        for key, means in sums.items()
     ]
     others: dict[tuple[str, str], dict[str | None, float]] = {}
     for row in published:
@@ -105,7 +105,7 @@ def csv_rows(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     where = ("benchmark", "backbone", "recipe", "calibration", "pool", "protocol", "fusion", "queries", "data")
     header = [*where, "task", "seeds", "mean", "deviation_over_seeds", "ci_low", "ci_high"]
     return header, [
-        [*(row[w] for w in where), name, str(row["seeds"]), *(f"{x:.4f}" for x in found)]
+        [*(row[w] for w in where), name, str(row["seeds"]), *(f"{x:.4f}" for x in values)]
         for row in rows
-        for name, found in row["summaries"].items()
+        for name, values in row["summaries"].items()
     ]

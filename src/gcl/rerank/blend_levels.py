@@ -31,8 +31,8 @@ from gcl.retrieve.task_ranker import Ranked
 def standardised(scores: Floats) -> Floats:
     """Return scores with mean 0 and deviation 1; all 0 where they are equal."""
     deviation = float(scores.std())
-    found: Floats = (scores - scores.mean()) / (deviation if deviation > 0 else 1)
-    return found
+    standard: Floats = (scores - scores.mean()) / (deviation if deviation > 0 else 1)
+    return standard
 
 
 def blended(
@@ -71,24 +71,24 @@ def parents_of(prepared: Path, bench: PreparedBenchmark, children: Task) -> dict
         UserError: the benchmark names no parent of one.
     """
     rows = read_parquet(prepared / "parents.parquet").to_pylist()
-    found = {(row["table"], row["item_id"]): row["parent_id"] for row in rows}
+    parents = {(row["table"], row["item_id"]): row["parent_id"] for row in rows}
     tables = {table for pool in children.pools.values() for table in pool}
     ids = [(table, item) for table in sorted(tables) for item in bench.tables[table].ids.to_pylist()]
-    if lacking := next((key for key in ids if key not in found), None):
+    if lacking := next((key for key in ids if key not in parents), None):
         raise UserError(
             f"{prepared}/parents.parquet names no parent of '{lacking[0]}', item '{lacking[1]}'; "
             f"is it a benchmark of two levels?"
         )
-    return {item: found[table, item] for table, item in ids}
+    return {item: parents[table, item] for table, item in ids}
 
 
-def pairs_of(found: Sequence[Ranking], parents: str, children: str, run_file: Path) -> list[tuple[Ranking, Ranking]]:
+def pairs_of(ranked: Sequence[Ranking], parents: str, children: str, run_file: Path) -> list[tuple[Ranking, Ranking]]:
     """Match the rankings of both tasks by seed, pool and calibration.
 
     Raises:
         UserError: one has no counterpart.
     """
-    by_key = {(r.task, r.seed, r.pool, r.calibration): r for r in found}
+    by_key = {(r.task, r.seed, r.pool, r.calibration): r for r in ranked}
     matched = []
     for (task, seed, pool, calibration), ranking in by_key.items():
         if task == parents:
@@ -112,8 +112,8 @@ def blend_levels(run_file: Path, prepared: Path, parents: str, children: str, we
     if task.queries != other.queries:
         raise UserError(f"tasks '{parents}' and '{children}' have other queries, {task.queries} and {other.queries}")
     parent_of = parents_of(prepared, bench, other)
-    found = list(rankings(run_file, {name: bench.queries(one) for name, one in tasks.items()}))
-    if not (matched := pairs_of(found, parents, children, run_file)):
+    ranked = list(rankings(run_file, {name: bench.queries(one) for name, one in tasks.items()}))
+    if not (matched := pairs_of(ranked, parents, children, run_file)):
         raise UserError(f"{run_file} has no ranking of task '{parents}'")
     schema = pq.read_schema(run_file)
     with atomic_path(output) as temporary, pq.ParquetWriter(temporary, schema, **STORED) as writer:

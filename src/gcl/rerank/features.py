@@ -84,17 +84,17 @@ class Evidence(NamedTuple):
 
 def cosines(one: Floats, other: Floats) -> Floats:
     """Return (n,) cosines of (n, D) unit vectors, row by row."""
-    found: Floats = np.einsum("nd,nd->n", one, other)
-    return found
+    products: Floats = np.einsum("nd,nd->n", one, other)
+    return products
 
 
 def between(queries: Ints, candidates: Ints, query_side: "Side", candidate_side: "Side") -> Floats:
     """Return (n,) cosines of two parts, 0 where either is NOTHING."""
-    found = np.zeros(len(queries), np.float32)
+    similarities = np.zeros(len(queries), np.float32)
     rows = np.flatnonzero((queries != NOTHING) & (candidates != NOTHING))
     if len(rows):
-        found[rows] = cosines(query_side.vectors(queries[rows]), candidate_side.vectors(candidates[rows]))
-    return found
+        similarities[rows] = cosines(query_side.vectors(queries[rows]), candidate_side.vectors(candidates[rows]))
+    return similarities
 
 
 class Side(NamedTuple):
@@ -107,8 +107,8 @@ class Side(NamedTuple):
     def vectors(self, rows: Ints) -> Floats:
         """Return centered unit vectors, (rows, D); each distinct row is read once."""
         distinct, places = np.unique(rows, return_inverse=True)
-        found = rows_of(self.outputs, distinct)
-        return (unit(found - self.mean) if self.is_tower else centered(found, self.mean))[places]
+        outputs = rows_of(self.outputs, distinct)
+        return (unit(outputs - self.mean) if self.is_tower else centered(outputs, self.mean))[places]
 
 
 def pair_features(queries: Items, candidates: Items, scores: Floats, evidence: Evidence) -> Floats:
@@ -147,7 +147,7 @@ def words_in_common(queries: Ints, candidates: Ints, evidence: Evidence) -> Floa
     rows = np.flatnonzero((queries != NOTHING) & (candidates != NOTHING))
     used, places = np.unique(np.stack([queries[rows], candidates[rows]]), return_inverse=True)
     sets = [words_of(text) for text in evidence.texts.take(pa.array(used, pa.int64())).to_pylist()]
-    found = np.zeros(len(queries), np.float32)
+    shares = np.zeros(len(queries), np.float32)
     for row, (query, candidate) in zip(rows, places.reshape(2, -1).T, strict=True):
-        found[row] = evidence.words.shared(sets[query], sets[candidate])
-    return found
+        shares[row] = evidence.words.shared(sets[query], sets[candidate])
+    return shares

@@ -52,17 +52,17 @@ def fit_joint(
         folder.mkdir()
         for name in seeds_of(embeddings):
             seed = int(name.removeprefix("seed"))
-            found = useful_lists(bench, run_file, seed, k)
-            for trained in found:
+            useful = useful_lists(bench, run_file, seed, k)
+            for trained in useful:
                 contents.prepare(trained.lists)
             torch.manual_seed(seed)
             model = NETWORKS[network](built.model.text, int(built.model.empty[0]), built.model.pad)
-            train_joint(model, found, contents, seed)
-            weights = {"weight": model.weight.item(), "share": chosen_share(model, found, contents)}
+            train_joint(model, useful, contents, seed)
+            weights = {"weight": model.weight.item(), "share": chosen_share(model, useful, contents)}
             (folder / name).mkdir()
             parity = export_joint(model, contents, folder / name)
             about = {"kind": network, "k": k, "first_stage": FIRST_STAGE, "parity": parity} | weights
-            write_json(folder / name / "reranker.json", about | {"useful": sum(len(x.useful) for x in found)})
+            write_json(folder / name / "reranker.json", about | {"useful": sum(len(x.useful) for x in useful)})
 
 
 def main() -> None:

@@ -32,12 +32,12 @@ from gcl.rerank.lists import (
 def relevance_of(lists: RankedLists, bench: PreparedBenchmark) -> np.ndarray:
     """Return (n,) bool: which of the pairs are relevant."""
     (task,) = (task for task in bench.tasks if task.name == lists.ranking.task)
-    found = [
+    labels = [
         candidate in bench.qrels[task.name].get(query, {})
         for query, own, n in zip(bench.queries(task), lists.ranking.candidates, lists.lengths, strict=True)
         for candidate in own[:n]
     ]
-    return np.array(found, bool)
+    return np.array(labels, bool)
 
 
 def padded(bench: PreparedBenchmark, run: Path, seed: int, k: int, evidence: Evidence) -> tuple[np.ndarray, ...]:

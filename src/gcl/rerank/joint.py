@@ -56,8 +56,8 @@ class ImageTokens:
         )
         batches = iter(progress(stream, f"image tokens (batches of {size})", "batch", -(-len(rows) // size)))
         left = iter(rows)
-        while found := self.model.map(self.tokens, islice(batches, BATCH // size or 1)):
-            for part in found:
+        while tokens := self.model.map(self.tokens, islice(batches, BATCH // size or 1)):
+            for part in tokens:
                 self.known |= zip(islice(left, len(part)), part, strict=True)
 
     def tokens(self, pixels: np.ndarray) -> np.ndarray:
@@ -144,5 +144,5 @@ class JointReranker:
         for name, items in (("query", lists.queries), ("candidate", lists.candidates)):
             image, has_image, ids = self.contents.side(items, places)
             inputs |= {f"{name}_image": image, f"{name}_has_image": has_image, f"{name}_ids": ids}
-        found: Floats = self.session.run(None, inputs)[0]
-        return found
+        scores: Floats = self.session.run(None, inputs)[0]
+        return scores

@@ -95,14 +95,14 @@ class Lists:
         Raises:
             UserError: the run has none, or a second stage's besides.
         """
-        found = False
+        is_there = False
         for ranking, task in self.rankings(run):
             if ranking.calibration in SECOND_STAGES:
                 raise UserError(f"{run} is ranked again already; give the run that `retrieve` wrote")
             if (ranking.seed, ranking.calibration) == (seed, FIRST_STAGE):
-                found = True
+                is_there = True
                 yield self.lists(ranking, task)
-        if not found:
+        if not is_there:
             raise UserError(
                 f"{run} has no ranking with calibration {FIRST_STAGE} by seed {seed}, which is ranked again"
             )
@@ -110,11 +110,11 @@ class Lists:
     def lists(self, ranking: Ranking, task: Task) -> RankedLists:
         """Return the first k of each query."""
         lengths = [min(self.k, len(own)) for own in ranking.candidates]
-        asked, pool = self.distinct((task.queries,)), self.distinct(tuple(task.pools[ranking.pool]))
+        query_items, pool = self.distinct((task.queries,)), self.distinct(tuple(task.pools[ranking.pool]))
         of_query = np.repeat(np.arange(len(lengths)), lengths)
         ids = [name for own, n in zip(ranking.candidates, lengths, strict=True) for name in own[:n]]
         places = rows_in(ids, self.bench.pool_ids(task, ranking.pool))
-        queries, candidates = items_of(asked, asked.rows[of_query]), items_of(pool, pool.rows[places])
+        queries, candidates = items_of(query_items, query_items.rows[of_query]), items_of(pool, pool.rows[places])
         scores = np.concatenate([own[:n] for own, n in zip(ranking.scores, lengths, strict=True)])
         return RankedLists(ranking, lengths, queries, candidates, scores)
 
@@ -140,8 +140,8 @@ def gathered(stage: Callable[..., None]) -> Callable[..., None]:
 
 def rows_in(ids: list[str], pool: pa.ChunkedArray) -> Ints:
     """Return the row of each id in a pool."""
-    found: Ints = pc.index_in(pa.array(ids, pa.string()), value_set=pool).to_numpy(zero_copy_only=False)
-    return found.astype(np.int64)
+    rows: Ints = pc.index_in(pa.array(ids, pa.string()), value_set=pool).to_numpy(zero_copy_only=False)
+    return rows.astype(np.int64)
 
 
 def seeds_of(embeddings: Sequence[Path]) -> list[str]:
@@ -150,10 +150,10 @@ def seeds_of(embeddings: Sequence[Path]) -> list[str]:
     Raises:
         UserError: there are none.
     """
-    found = sorted((p.name for p in embeddings[-1].glob("seed*")), key=lambda name: int(name.removeprefix("seed")))
-    if not found:
+    seeds = sorted((p.name for p in embeddings[-1].glob("seed*")), key=lambda name: int(name.removeprefix("seed")))
+    if not seeds:
         raise UserError(f"{embeddings[-1]} holds no folders of seeds; run `infer`")
-    return found
+    return seeds
 
 
 def read_words(path: Path) -> Words:

@@ -46,25 +46,25 @@ def again(lists: RankedLists, scores: Floats) -> tuple[list[list[str]], list[Flo
 
     What is beyond k comes after, with scores that fall in equal steps.
     """
-    candidates, found, start = [], [], 0
+    candidates, reranked, start = [], [], 0
     for own, n in zip(lists.ranking.candidates, lists.lengths, strict=True):
         new = scores[start : start + n]
         order = np.argsort(-new, kind="stable")
         rest = new.min(initial=0) - 1 - np.arange(len(own) - n, dtype=np.float32)
         candidates.append([own[i] for i in order] + own[n:])
-        found.append(np.concatenate([new[order], rest]).astype(np.float32))
+        reranked.append(np.concatenate([new[order], rest]).astype(np.float32))
         start += n
-    return candidates, found
+    return candidates, reranked
 
 
 def table_of(lists: RankedLists, scores: Floats, kind: str, bench: PreparedBenchmark) -> pa.Table:
     """Return the new ranking as rows of the run."""
     ranking = lists.ranking
     (task,) = (task for task in bench.tasks if task.name == ranking.task)
-    candidates, found = again(lists, scores)
+    candidates, reranked = again(lists, scores)
     rows = rows_in([name for own in candidates for name in own], bench.pool_ids(task, ranking.pool))
     ends = np.cumsum([len(own) for own in candidates])[:-1]
-    return run_table(task, ranking.pool, kind, ranking.seed, Ranked(found, np.split(rows, ends)), bench)
+    return run_table(task, ranking.pool, kind, ranking.seed, Ranked(reranked, np.split(rows, ends)), bench)
 
 
 class Reranker(NamedTuple):

@@ -25,14 +25,14 @@ from gcl.retrieve.item_vectors import NOTHING
 def arrays_of(lists: RankedLists, k: int) -> dict[str, np.ndarray]:
     """Return the arrays of lists.npz, of one ranking."""
     listed = np.arange(k) < np.array(lists.lengths)[:, None]
-    found: dict[str, np.ndarray] = {"scores": np.full(listed.shape, -np.inf, np.float32)}
-    found["scores"][listed] = lists.scores
+    arrays: dict[str, np.ndarray] = {"scores": np.full(listed.shape, -np.inf, np.float32)}
+    arrays["scores"][listed] = lists.scores
     for part in ("images", "texts"):
         name = part.removesuffix("s")
-        found[f"query_{name}"] = getattr(lists.queries, part)[lists.starts[:-1]]
-        found[f"candidate_{name}"] = np.full(listed.shape, NOTHING, np.int64)
-        found[f"candidate_{name}"][listed] = getattr(lists.candidates, part)
-    return found
+        arrays[f"query_{name}"] = getattr(lists.queries, part)[lists.starts[:-1]]
+        arrays[f"candidate_{name}"] = np.full(listed.shape, NOTHING, np.int64)
+        arrays[f"candidate_{name}"][listed] = getattr(lists.candidates, part)
+    return arrays
 
 
 def teach(

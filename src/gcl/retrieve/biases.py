@@ -40,14 +40,14 @@ PIECE = 1024  # candidates that are compared with a bank at a time
 def nnn(scores: Doubles, weights: Doubles) -> Doubles:
     """Return (C,): the mean of the largest of each column of (N, C)."""
     k = min(NEAREST, len(scores))
-    found: Doubles = np.partition(scores, len(scores) - k, axis=0)[len(scores) - k :].mean(0)
-    return found
+    means: Doubles = np.partition(scores, len(scores) - k, axis=0)[len(scores) - k :].mean(0)
+    return means
 
 
 def soft_maximum(scores: Doubles, weights: Doubles) -> Doubles:
     """Return (C,): the soft maximum of each column of (N, C), its rows weighed by (N,), which sum to 1."""
-    found: Doubles = 1 + np.log(weights @ np.exp(SHARPNESS * (scores - 1))) / SHARPNESS
-    return found
+    maxima: Doubles = 1 + np.log(weights @ np.exp(SHARPNESS * (scores - 1))) / SHARPNESS
+    return maxima
 
 
 BIASES: dict[str, Callable[[Doubles, Doubles], Doubles]] = {
@@ -94,25 +94,25 @@ def kernels(bank: Bank, blocks: Iterable[Floats]) -> Iterator[tuple[str, Doubles
 
 def similarities(bank: Floats, candidates: Floats) -> Doubles:
     """Return (N, C) cosines in float64."""
-    found: Doubles = bank.astype(np.float64) @ candidates.astype(np.float64).T
-    return found
+    cosines: Doubles = bank.astype(np.float64) @ candidates.astype(np.float64).T
+    return cosines
 
 
 def biases(mode: str, candidates: Floats, bank: Bank, weights: Mapping[str, Doubles]) -> Floats:
     """Return (C, 3): the bias of each candidate (C, D) for queries of each modality."""
-    found = np.zeros((len(candidates), len(MODALITIES)), np.float32)
+    by_query = np.zeros((len(candidates), len(MODALITIES)), np.float32)
     for start in range(0, len(candidates), PIECE):
         some = slice(start, start + PIECE)
         for column, modality in enumerate(MODALITIES):
             scores = similarities(bank[modality], candidates[some])
-            found[some, column] = BIASES[mode](scores, weights[modality])
-    return found
+            by_query[some, column] = BIASES[mode](scores, weights[modality])
+    return by_query
 
 
-def with_biases(candidates: Floats, found: Floats) -> Floats:
+def with_biases(candidates: Floats, by_query: Floats) -> Floats:
     """Return (C, D + 4) unit vectors of candidates (C, D) with biases (C, 3) in [-1, 1]."""
-    rest = np.sqrt(np.maximum(len(MODALITIES) - (found**2).sum(1, keepdims=True), 0))
-    return (np.concatenate([candidates, -found, rest], 1) / 2).astype(np.float32)
+    rest = np.sqrt(np.maximum(len(MODALITIES) - (by_query**2).sum(1, keepdims=True), 0))
+    return (np.concatenate([candidates, -by_query, rest], 1) / 2).astype(np.float32)
 
 
 def as_queries(queries: Floats, modalities: NDArray[np.int8]) -> Floats:

@@ -112,8 +112,8 @@ def maxsim_scales(matched: Mapping[str, Floats], late: int) -> dict[str, Scale]:
     rows = np.linspace(0, count - 1, min(count, MEASURED)).round().astype(np.int64)
     some = {m: x[rows].astype(np.float64) for m, x in matched.items()}
     others = ~np.eye(len(rows), dtype=bool)
-    found = {(q, c): maxsim(some[q], some[c], late)[others] for q in some for c in some}
-    return {f"{q}>{c}": Scale(float(x.mean()), float(x.std())) for (q, c), x in found.items()}
+    scores_by_pair = {(q, c): maxsim(some[q], some[c], late)[others] for q in some for c in some}
+    return {f"{q}>{c}": Scale(float(x.mean()), float(x.std())) for (q, c), x in scores_by_pair.items()}
 
 
 def fit(image: Floats, text: Floats, fusion: str, fused: Floats | None = None, late: int = 1) -> Calibration:
@@ -144,9 +144,9 @@ def affine(
     if stats is None:
         raise UserError(f"calibration '{mode}' needs statistics of training pairs, and the model has none")
     scales = stats.scales["center" if "center" in mode else "none"]
-    found = [scales[f"{query}>{c}"] for c in candidates]
-    factors = np.array([1 / s.deviation for s in found])
-    offsets = np.array([-s.mean / s.deviation for s in found])
+    pair_scales = [scales[f"{query}>{c}"] for c in candidates]
+    factors = np.array([1 / s.deviation for s in pair_scales])
+    offsets = np.array([-s.mean / s.deviation for s in pair_scales])
     return factors, offsets
 
 

@@ -74,16 +74,18 @@ def scores_of(query: Query, queries: Ints, rows: Ints, pool: Pool, threads: int)
 
     def cosines(start: int) -> NDArray[np.float64]:
         own, candidates = queries[start : start + PAIRS], pool.vectors(rows[start : start + PAIRS])
-        found, last = np.empty(len(own)), 1 + np.flatnonzero(np.diff(own, append=-1))
+        products, last = np.empty(len(own)), 1 + np.flatnonzero(np.diff(own, append=-1))
         for first, end in pairwise([0, *last.tolist()]):
             for begin in range(first, end, PIECE):
                 some = slice(begin, min(begin + PIECE, end))
-                np.dot(candidates[some].astype(np.float64), vectors[own[first]], out=found[some])
-        return found
+                np.dot(candidates[some].astype(np.float64), vectors[own[first]], out=products[some])
+        return products
 
-    found = np.concatenate([np.empty(0), *in_threads(cosines, range(0, len(rows), PAIRS), threads, max(1, len(rows)))])
+    products = np.concatenate(
+        [np.empty(0), *in_threads(cosines, range(0, len(rows), PAIRS), threads, max(1, len(rows)))]
+    )
     modalities = pool.modalities[rows]
-    return (found * query.factors[queries, modalities] + query.offsets[queries, modalities]).astype(np.float32)
+    return (products * query.factors[queries, modalities] + query.offsets[queries, modalities]).astype(np.float32)
 
 
 def top_k(scores: Floats, k: int) -> tuple[Floats, Ints]:
@@ -106,7 +108,7 @@ def top_k(scores: Floats, k: int) -> tuple[Floats, Ints]:
     k = min(k, scores.shape[1])
     kth = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k]  # (Q,)
     queries, columns = np.nonzero(scores >= kth[:, None])
-    return kept(queries, scores[queries, columns], columns, len(scores), k)
+    return best_k(queries, scores[queries, columns], columns, len(scores), k)
 
 
 def to_keys(scores: Floats, rows: Ints) -> Ints:
@@ -125,7 +127,7 @@ def from_keys(keys: Ints) -> tuple[Floats, Ints]:
     return (ascending ^ (ascending >> 31 & 0x7FFFFFFF)).view(np.float32), keys & NO_ROW
 
 
-def kept(queries: Ints, scores: Floats, rows: Ints, n: int, k: int) -> tuple[Floats, Ints]:
+def best_k(queries: Ints, scores: Floats, rows: Ints, n: int, k: int) -> tuple[Floats, Ints]:
     """Return the k best of each of n queries, (n, k), from any number of (query, score, row) sorted by query.
 
     Ties go to the lower row. What a query lacks is -inf and NO_ROW.
@@ -134,8 +136,8 @@ def kept(queries: Ints, scores: Floats, rows: Ints, n: int, k: int) -> tuple[Flo
     best = np.tile(to_keys(np.full(1, -np.inf, np.float32), np.array([NO_ROW])), (n, k))
     starts = np.searchsorted(queries, np.arange(n + 1))
     for own, start, stop in zip(best, starts, starts[1:], strict=False):
-        found = np.sort(keys[start:stop])[:k]
-        own[: len(found)] = found
+        first = np.sort(keys[start:stop])[:k]
+        own[: len(first)] = first
     return from_keys(best)
 
 
@@ -200,8 +202,8 @@ def expanded(best: Floats, groups: Ints, members: Members, k: int) -> tuple[list
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     rows = members.rows[np.repeat(starts, counts) + within]
     queries = np.repeat(np.arange(len(best)), counts.reshape(groups.shape).sum(1))
-    scores, found = kept(queries, np.repeat(best.ravel(), counts), rows, len(best), min(k, len(members.rows)))
-    return list(scores), list(found)
+    scores, items = best_k(queries, np.repeat(best.ravel(), counts), rows, len(best), min(k, len(members.rows)))
+    return list(scores), list(items)
 
 
 def members_of(rows: Ints, groups: int) -> Members:

@@ -43,11 +43,11 @@ class Distinct(NamedTuple):
 def distinct_items(tables: Iterable[Table]) -> Distinct:
     """Find the distinct items of tables that are searched together."""
     several: dict[Key, int] = {}
-    found, numbers = numbered(np.concatenate([item_codes(table, several) for table in tables]))
+    items, numbers = numbered(np.concatenate([item_codes(table, several) for table in tables]))
     known = list(several)
-    images, texts = split_codes(found).T
-    places = np.flatnonzero(found < 0)
-    keys = [known[-1 - code] for code in found[places].tolist()]
+    images, texts = split_codes(items).T
+    places = np.flatnonzero(items < 0)
+    keys = [known[-1 - code] for code in items[places].tolist()]
     images[places], texts[places] = [key[0][0] for key in keys], [key[1] for key in keys]
     modalities = np.where(texts == NOTHING, 0, np.where(images == NOTHING, 1, 2)).astype(np.int8)
     of_several = dict(zip(places.tolist(), keys, strict=True))
@@ -115,13 +115,13 @@ def pooled(outputs: Floats, weights: tuple[float, ...]) -> Floats:
 def unit_vectors(items: Distinct, rows: slice | Ints, source: ModelOutputs, mode: str, stats: Any) -> Floats:
     """Return (rows, D) unit vectors of some of the distinct items, calibrated by `mode`."""
     rows = np.arange(*rows.indices(len(items.images))) if isinstance(rows, slice) else rows
-    found = np.empty((len(rows), source.outputs.text.shape[1]), np.float32)
+    units = np.empty((len(rows), source.outputs.text.shape[1]), np.float32)
     for start in range(0, len(rows), PIECE):
-        fill(found[start : start + PIECE], items, rows[start : start + PIECE], source, mode, stats)
-    return found
+        fill(units[start : start + PIECE], items, rows[start : start + PIECE], source, mode, stats)
+    return units
 
 
-def fill(found: Floats, items: Distinct, rows: Ints, source: ModelOutputs, mode: str, stats: Any) -> None:
+def fill(output: Floats, items: Distinct, rows: Ints, source: ModelOutputs, mode: str, stats: Any) -> None:
     """Write the unit vectors of some distinct items to (rows, D)."""
     outputs, modalities = source.outputs, items.modalities[rows]
     for number, modality in enumerate(MODALITIES):
@@ -131,11 +131,11 @@ def fill(found: Floats, items: Distinct, rows: Ints, source: ModelOutputs, mode:
         chosen, target = rows[places], slice(None) if len(places) == len(rows) else places
         if modality == "image_text" and outputs.fused is not None:
             fused = fused_outputs(items, chosen, source)
-            found[target] = calibration.vectors(None, None, mode, source.fusion, stats, fused, source.late)
+            output[target] = calibration.vectors(None, None, mode, source.fusion, stats, fused, source.late)
             continue
         image = None if modality == "text" else image_outputs(items, chosen, outputs.image)
         text = None if modality == "image" else rows_of(outputs.text, items.texts[chosen])
-        found[target] = calibration.vectors(image, text, mode, source.fusion, stats, late=source.late)
+        output[target] = calibration.vectors(image, text, mode, source.fusion, stats, late=source.late)
 
 
 def image_outputs(items: Distinct, chosen: Ints, outputs: Floats | Stacked) -> Floats:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gcl.common.arrays import Floats, Ints, norms
 from gcl.common.devices import cores, in_threads
 from gcl.common.errors import UserError
-from gcl.retrieve.exact import Pool, Query, best_of_pool, kept, scores_of
+from gcl.retrieve.exact import Pool, Query, best_k, best_of_pool, scores_of
 from gcl.retrieve.scan.rounded import AHEAD, BLOCK, LENGTH, Near, Rounded
 
 log = logging.getLogger(__name__)
@@ -144,12 +144,12 @@ def products(block: Floats, vectors: Floats) -> Floats:
         return np.ascontiguousarray(np.vecdot(block[:, None], vectors).T)
     piece = max(1, ALONE // vectors.size) if len(vectors) <= FEW else PIECE
     whole = len(block) // piece * piece
-    found = np.empty((len(block), len(vectors)), np.float32)
+    output = np.empty((len(block), len(vectors)), np.float32)
     np.matmul(
-        block[:whole].reshape(-1, piece, block.shape[1]), vectors.T, out=found[:whole].reshape(-1, piece, len(vectors))
+        block[:whole].reshape(-1, piece, block.shape[1]), vectors.T, out=output[:whole].reshape(-1, piece, len(vectors))
     )
-    np.matmul(block[whole:], vectors.T, out=found[whole:])
-    return np.ascontiguousarray(found.T)
+    np.matmul(block[whole:], vectors.T, out=output[whole:])
+    return np.ascontiguousarray(output.T)
 
 
 def search_few(query: Query, pool: Pool, k: int) -> tuple[Floats, Ints]:
@@ -183,7 +183,7 @@ def search_few(query: Query, pool: Pool, k: int) -> tuple[Floats, Ints]:
                 more = middle[some] + reach[some], middle[some] - reach[some], columns[some] + start
                 best[number] = narrowed(best[number], *more, k)
     rows, numbers = np.concatenate([own.rows for own in best]), np.repeat(range(n), [len(own.rows) for own in best])
-    return kept(numbers, scores_of(query, numbers, rows, pool, cores()), rows, n, k)
+    return best_k(numbers, scores_of(query, numbers, rows, pool, cores()), rows, n, k)
 
 
 def plain_blocks(query: Query, pool: Pool) -> Iterator[Near]:
@@ -195,10 +195,10 @@ def plain_blocks(query: Query, pool: Pool) -> Iterator[Near]:
         return products(pool.vectors(slice(start, min(start + size, pool.size))), query.vectors)
 
     threads, ahead = cores() if count <= FEW else 1, PARTS * max(1, AHEAD // count)
-    made = in_threads(part, range(0, pool.size, size), threads, ahead)
-    while parts := [*islice(made, PARTS)]:
-        found = np.concatenate(parts, 1)
-        yield Near(found, off, np.zeros(found.shape[1], np.float32))
+    computed = in_threads(part, range(0, pool.size, size), threads, ahead)
+    while parts := [*islice(computed, PARTS)]:
+        cosines = np.concatenate(parts, 1)
+        yield Near(cosines, off, np.zeros(cosines.shape[1], np.float32))
 
 
 def hits_of(near: Near, needed: NDArray[np.float64], modalities: NDArray[np.int8]) -> tuple[Ints, Ints]:

@@ -100,13 +100,13 @@ class Ranker:
         vectors = [items.vectors(part) for part in parts]
         if modes[0] in biases.BIASES:
             vectors = [biases.as_queries(v, items.modalities[part]) for v, part in zip(vectors, parts, strict=True)]
-        found: dict[str, list[Query]] = {}
+        queries_by_mode: dict[str, list[Query]] = {}
         for mode in modes:
             maps = [calibration.affine(mode, query, MODALITIES, self.stats) for query in MODALITIES]
             factors, offsets = (np.stack([m[i] for m in maps])[items.modalities] for i in range(2))
             each = [(v, factors[part], offsets[part]) for v, part in zip(vectors, parts, strict=True)]
-            found[mode] = [Query(*one, self.source.late) for one in each]
-        return found
+            queries_by_mode[mode] = [Query(*one, self.source.late) for one in each]
+        return queries_by_mode
 
     def rank(self, task: Task, pool: str, mode: str, k: int) -> Ranked:
         """Rank a pool: the whole of it, or each query's own list."""
@@ -149,8 +149,8 @@ class Ranker:
         pool = self.pool(tables, modes[0])
         best, rows = best_rows([query for part in parts for query in part], pool, k_all, self.device)
         ends = np.cumsum([sum(len(query.vectors) for query in part) for part in parts])[:-1]
-        found = iter(zip(np.split(best, ends), np.split(rows, ends), strict=True))
-        return {(tables, mode): {name: next(found) for name in names} for mode in modes}
+        results = iter(zip(np.split(best, ends), np.split(rows, ends), strict=True))
+        return {(tables, mode): {name: next(results) for name in names} for mode in modes}
 
     def excluded_most(self, task: Task) -> int:
         """Return how many candidates a query has that are not ranked for it, at most."""
@@ -162,8 +162,8 @@ class Ranker:
         if not out:
             return []
         ids = pa.array(sorted(set().union(*out.values())), pa.string())
-        found = pc.index_in(ids, value_set=self.bench.pool_ids(task, pool)).to_pylist()
-        row_of = {item_id: row for item_id, row in zip(ids.to_pylist(), found, strict=True) if row is not None}
+        rows = pc.index_in(ids, value_set=self.bench.pool_ids(task, pool)).to_pylist()
+        row_of = {item_id: row for item_id, row in zip(ids.to_pylist(), rows, strict=True) if row is not None}
         return [{row_of[c] for c in out.get(query, ()) if c in row_of} for query in self.bench.queries(task)]
 
     def rank_lists(self, task: Task, pool: str, queries: list[Query], items_of: Ints, mode: str, k: int) -> Ranked:
@@ -181,9 +181,9 @@ class Ranker:
             at += len(distinct)
             part, row = divmod(int(items_of[number]), QUERIES)
             one = queries[part].row(row)
-            scores, found = rank_list(one, vectors[chosen], modalities[chosen], places, k)
+            scores, columns = rank_list(one, vectors[chosen], modalities[chosen], places, k)
             ranked.scores.append(scores)
-            ranked.rows.append(lists[query][found].astype(np.int64))
+            ranked.rows.append(lists[query][columns].astype(np.int64))
         return ranked
 
 

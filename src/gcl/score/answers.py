@@ -39,8 +39,8 @@ class Answers:
         assert self.texts is not None  # noqa: S101
         read = self.texts.take(pa.array(list(with_text.values()), pa.int64())).to_pylist()
         text_of = {candidate: text.lower() for candidate, text in zip(with_text, read, strict=True)}
-        found = {}
+        relevant_by_query = {}
         for query, own in zip(self.bench.queries(task), firsts, strict=True):
             answers = [answer.strip().lower() for answer in wanted.get(query, [])]
-            found[query] = {c: 1 for c in own if any(answer in text_of.get(c, "") for answer in answers)}
-        return found
+            relevant_by_query[query] = {c: 1 for c in own if any(answer in text_of.get(c, "") for answer in answers)}
+        return relevant_by_query

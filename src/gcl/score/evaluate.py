@@ -45,7 +45,7 @@ def evaluate(
     if not queries:
         raise UserError("there is no query: run and qrels are empty")
     ranked = [best_first(query, run.get(query, ())) for query in queries]
-    relevant = {query: dict(found) for query, found in qrels.items()}
+    relevant = {query: dict(judged) for query, judged in qrels.items()}
     ranking = Ranking(0, "", "", "none", ranked, [])
     parsed = {ir_measures.parse_measure(library_name(measure)) for measure in measures}
     evaluator = ir_measures.evaluator(sorted(parsed, key=str), relevant)
@@ -53,9 +53,9 @@ def evaluate(
     return {measure: float(values[:, i].mean(dtype=np.float64)) for i, measure in enumerate(measures)}
 
 
-def best_first(query: str, found: Sequence[str] | Mapping[str, float]) -> list[str]:
+def best_first(query: str, ranking: Sequence[str] | Mapping[str, float]) -> list[str]:
     """Return a query's candidates in order."""
-    order = sorted(found, key=lambda c: -found[c]) if isinstance(found, Mapping) else list(found)
+    order = sorted(ranking, key=lambda c: -ranking[c]) if isinstance(ranking, Mapping) else list(ranking)
     if len(set(order)) < len(order):
         raise UserError(f"query '{query}' ranks a candidate twice: {max(order, key=order.count)}")
     return order

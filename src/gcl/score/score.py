@@ -68,9 +68,9 @@ def per_query(ranking: Ranking, evaluator: Any, queries: list[str], measures: li
     for i, measure in enumerate(measures):
         columns.setdefault(str(ir_measures.parse_measure(library_name(measure))), []).append(i)
     values = np.zeros((len(queries), len(measures)), np.float32)  # a query without qrels counts as a miss
-    for found in evaluator.iter_calc(ranked):
-        for column in columns[str(found.measure)]:
-            values[row_of[found.query_id], column] = found.value
+    for metric in evaluator.iter_calc(ranked):
+        for column in columns[str(metric.measure)]:
+            values[row_of[metric.query_id], column] = metric.value
     for column in (i for i, measure in enumerate(measures) if measure.startswith("APmin@")):
         for query, positives in relevant.items():
             if query in row_of:
@@ -118,8 +118,8 @@ def score_rankings(
         if ranking.task not in evaluators or ranking.task in bench.answers:
             evaluators[ranking.task] = ir_measures.evaluator(sorted(parsed, key=str), relevant)
         missing = bench.missing[ranking.task]
-        found = per_query(ranking, evaluators[ranking.task], ids, measures, relevant)
-        values = np.concatenate([found, np.zeros((len(missing), len(measures)), np.float32)])
+        per_measure = per_query(ranking, evaluators[ranking.task], ids, measures, relevant)
+        values = np.concatenate([per_measure, np.zeros((len(missing), len(measures)), np.float32)])
         if len(values) not in counts:
             counts[len(values)] = resample_counts(len(values), resamples, bench.clusters)
         low, high = interval(values, counts[len(values)])

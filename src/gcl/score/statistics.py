@@ -86,14 +86,14 @@ def averages(tasks: list[Task], pool: str) -> dict[str, dict[str, float]]:
     their tasks. Then there is a mean for each group.
     """
     tasks = [task for task in tasks if pool in task.pools]
-    found = {"mean": {task.name: 1 / len(tasks) for task in tasks}}
+    weights = {"mean": {task.name: 1 / len(tasks) for task in tasks}}
     sizes = Counter(task.dataset for task in tasks if task.dataset)
     if sizes and len(sizes) < len(tasks):
-        found["data sets"] = {task.name: 1 / len(sizes) / sizes[task.dataset] for task in tasks if task.dataset}
+        weights["data sets"] = {task.name: 1 / len(sizes) / sizes[task.dataset] for task in tasks if task.dataset}
     for group in dict.fromkeys(group for task in tasks for group in task.groups):
         members = [task.name for task in tasks if group in task.groups]
-        found[group] = dict.fromkeys(members, 1 / len(members))
-    return found
+        weights[group] = dict.fromkeys(members, 1 / len(members))
+    return weights
 
 
 def weighted_results(result: Result, weights: Mapping[str, float], pool: str, calibration: str) -> list[Weighted]:
@@ -101,18 +101,18 @@ def weighted_results(result: Result, weights: Mapping[str, float], pool: str, ca
     return [(weight, result.values[ResultKey(task, pool, calibration)]) for task, weight in weights.items()]
 
 
-def summarise(found: list[Weighted], resamples: int, clusters: tuple[int, ...] = ()) -> Summary:
+def summarise(results: list[Weighted], resamples: int, clusters: tuple[int, ...] = ()) -> Summary:
     """Summarise a weighted mean of tasks' (seeds, Q) results in 0..1; queries of a cluster are resampled together.
 
     Tasks with equally many queries are resampled alike: where query n of every task is about the same subject, as in
     clipart9, a resampled subject brings all its queries along.
     """
-    by_seed = 100 * sum(weight * values.mean(1, dtype=np.float64) for weight, values in found)
+    by_seed = 100 * sum(weight * values.mean(1, dtype=np.float64) for weight, values in results)
     means = sum(
         weight
         * (resample_counts(values.shape[1], resamples, clusters) @ values.mean(0, dtype=np.float64))
         / values.shape[1]
-        for weight, values in found
+        for weight, values in results
     )
     low, high = np.quantile(means, TAILS) * 100
     deviation = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else float("nan")

@@ -30,16 +30,16 @@ def submit(run_file: Path, prepared: Path, reader: str, output: Path) -> None:
         raise UserError(f"the benchmark's reader '{reader}' knows of no evaluation server: its labels are not hidden")
     bench = read_benchmark(prepared)
     queries = {task.name: bench.queries(task) for task in bench.tasks}
-    if missing := [query for found in bench.missing.values() for query in found]:
+    if missing := [query for names in bench.missing.values() for query in names]:
         raise UserError(f"{len(missing)} queries can't be used (first: {missing[0]}), but the server wants all of them")
     with atomic_path(output) as folder:
         folder.mkdir()
         for ranking in rankings(run_file, queries):
             ranked = dict(zip(queries[ranking.task], ranking.candidates, strict=True))
-            if (made := upload(ranking.task, ranking.pool, ranked)) is None:
+            if (file := upload(ranking.task, ranking.pool, ranked)) is None:
                 continue
-            path = folder / f"{made[0]}.{ranking.calibration}.seed{ranking.seed}.json"
-            path.write_text(json.dumps(made[1]), encoding="utf-8")
+            path = folder / f"{file[0]}.{ranking.calibration}.seed{ranking.seed}.json"
+            path.write_text(json.dumps(file[1]), encoding="utf-8")
             if (size := path.stat().st_size) > MAX_BYTES:
                 raise UserError(f"{path.name} has {size} bytes, more than the {MAX_BYTES} that a server takes")
 

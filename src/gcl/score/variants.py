@@ -131,15 +131,15 @@ def compared(
 ) -> tuple[dict[str, dict[str, Measured]], list[str]]:
     """Measure the variants; return what was found, benchmark -> variant -> Measured, and what is wrong with others."""
     seconds, broken = timed(models, prepared, device, repeats, folder)
-    found: dict[str, dict[str, Measured]] = {path.name: {} for path in prepared}
+    results: dict[str, dict[str, Measured]] = {path.name: {} for path in prepared}
     for path in prepared:
         own = folder / path.name
         for name in [name for name in models if name not in broken]:
             (own / name).mkdir(exist_ok=True)
             far = distance(own / f"{name}.0", own / "fp32.0")
             values = percent(models[name], path, own / f"{name}.0", measure, own / name)
-            found[path.name][name] = Measured(seconds[path.name, name], far, values)
-    return found, list(broken.values())
+            results[path.name][name] = Measured(seconds[path.name, name], far, values)
+    return results, list(broken.values())
 
 
 def throughput(one: Measured, exact: Measured) -> float:
@@ -147,36 +147,36 @@ def throughput(one: Measured, exact: Measured) -> float:
     return statistics.median(b / a for a, b in zip(one.seconds, exact.seconds, strict=True))
 
 
-def chosen(found: dict[str, dict[str, Measured]], within: float) -> str:
+def chosen(results: dict[str, dict[str, Measured]], within: float) -> str:
     """Return the variant, of benchmark -> variant -> Measured, that is fastest of those that lose little enough.
 
     Args:
-        found: with a variant fp32, which loses nothing.
+        results: with a variant fp32, which loses nothing.
         within: points that may be lost in each pool of each benchmark.
     """
 
     def lost(name: str) -> float:
         return max(
             round(by["fp32"].percent[pool] - value, 9)
-            for by in found.values()
+            for by in results.values()
             for pool, value in by[name].percent.items()
         )
 
     def slowest(name: str) -> float:
-        return min(throughput(by[name], by["fp32"]) for by in found.values())
+        return min(throughput(by[name], by["fp32"]) for by in results.values())
 
-    names = [name for name in next(iter(found.values())) if lost(name) <= within]
+    names = [name for name in next(iter(results.values())) if lost(name) <= within]
     return max(names, key=slowest)
 
 
-def lines_of(found: dict[str, dict[str, Measured]], sizes: dict[str, float], measure: str) -> list[list[str]]:
+def lines_of(results: dict[str, dict[str, Measured]], sizes: dict[str, float], measure: str) -> list[list[str]]:
     """Return the rows of the table."""
     return [
         [
             *(name, f"{sizes[name]:.1f}", benchmark, f"{throughput(one, by['fp32']):.2f}", f"{one.distance:.1e}"),
             *(pool, measure, f"{value:.2f}", f"{value - by['fp32'].percent[pool]:+.2f}"),
         ]
-        for benchmark, by in found.items()
+        for benchmark, by in results.items()
         for name, one in by.items()
         for pool, value in one.percent.items()
     ]
@@ -213,10 +213,10 @@ def variants(
         for name in [name for name, model in models.items() if not model.exists()]:
             with atomic_path(models[name]) as model:
                 make(onnx, name, model)
-        found, broken = compared(models, prepared, measure, device, repeats, work / SCRATCH)
+        results, broken = compared(models, prepared, measure, device, repeats, work / SCRATCH)
         sizes = {name: sum(p.stat().st_size for p in model.glob("*.onnx")) / 1e6 for name, model in models.items()}
-        best = chosen(found, within)
-        text = write_tables(work, lines_of(found, sizes, measure), broken)
+        best = chosen(results, within)
+        text = write_tables(work, lines_of(results, sizes, measure), broken)
         shutil.rmtree(work / SCRATCH)
         (work / "chosen").symlink_to(best)
         with atomic_path(output) as folder:

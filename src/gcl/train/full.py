@@ -191,29 +191,29 @@ class State:
         """Write weights, optimizer and curve; random numbers depend on the step alone."""
         if self.path is None:
             return
-        found = {
+        state = {
             "name": self.name,
             "model": model.state_dict(),
             "moments": [*steps.moments.values()],
             "curve": steps.curve,
         }
         with atomic_path(self.path) as temporary:
-            torch.save(found, temporary)
+            torch.save(state, temporary)
 
     def restore(self, model: nn.Module, steps: Steps, device: torch.device) -> None:
         """Go on from the file, if there is one of this very training."""
         if self.path is None or not self.path.exists():
             return
         try:
-            found = torch.load(self.path, map_location=device, weights_only=True)
+            state = torch.load(self.path, map_location=device, weights_only=True)
         except Exception as error:  # a broken file is no reason to stop
             log.warning("can't read the saved state %s (%s): starting anew", self.path, error)
             return
-        if found["name"] != self.name:
+        if state["name"] != self.name:
             log.warning("%s is the state of another recipe or other data: starting anew", self.path)
             return
-        model.load_state_dict(found["model"])
-        steps.restore(found["moments"], found["curve"])
+        model.load_state_dict(state["model"])
+        steps.restore(state["moments"], state["curve"])
         log.info("going on after step %d of %d", len(steps.curve), steps.total)
 
 

@@ -41,15 +41,15 @@ def triplet(outputs: Mapping[str, Tensor], fusion: str) -> UnitVectors:
     """Return unit vectors from raw outputs (N, D) by modality."""
     outputs = {m: x.to(torch.promote_types(x.dtype, torch.float32)) for m, x in outputs.items()}
     image, text = outputs["image"], outputs["text"]
-    found = [normalize(image, dim=1), normalize(text, dim=1)]
+    units = [normalize(image, dim=1), normalize(text, dim=1)]
     if fusion == "native":  # a loss without it doesn't ask for it
         if "image_text" in outputs:
-            found.append(normalize(outputs["image_text"], dim=1))
-        return UnitVectors(torch.stack(found), torch.zeros(2, len(image), dtype=torch.float64, device=image.device))
-    added = (image, text) if fusion == "sum_raw" else found
+            units.append(normalize(outputs["image_text"], dim=1))
+        return UnitVectors(torch.stack(units), torch.zeros(2, len(image), dtype=torch.float64, device=image.device))
+    added = (image, text) if fusion == "sum_raw" else units
     lengths = torch.stack([part.double().norm(dim=1) for part in added])
     whole = (added[0].double() + added[1].double()).norm(dim=1)
-    return UnitVectors(torch.stack(found), lengths / whole)
+    return UnitVectors(torch.stack(units), lengths / whole)
 
 
 def needs_fused(loss: Loss) -> bool:

@@ -23,8 +23,8 @@ class Image(Part):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, D) and what joins a text."""
-        found: tuple[Tensor, Tensor] = self.way(pixels)
-        return found
+        outputs: tuple[Tensor, Tensor] = self.way(pixels)
+        return outputs
 
 
 class Text(Part):
@@ -32,8 +32,8 @@ class Text(Part):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return (B, D)."""
-        found: Tensor = self.way(ids)
-        return found
+        vectors: Tensor = self.way(ids)
+        return vectors
 
 
 class Fused(Part):
@@ -41,8 +41,8 @@ class Fused(Part):
 
     def forward(self, image_tokens: Tensor, ids: Tensor) -> Tensor:
         """Return (B, D)."""
-        found: Tensor = self.way(image_tokens, ids)
-        return found
+        vectors: Tensor = self.way(image_tokens, ids)
+        return vectors
 
 
 class InTurns(Part):
@@ -50,8 +50,8 @@ class InTurns(Part):
 
     def forward(self, image_tokens: Tensor, ids: Tensor, order: Tensor) -> Tensor:
         """Return (B, D)."""
-        found: Tensor = self.way(image_tokens, ids, order)
-        return found
+        vectors: Tensor = self.way(image_tokens, ids, order)
+        return vectors
 
 
 def native_graphs(

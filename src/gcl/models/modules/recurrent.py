@@ -72,9 +72,9 @@ class Attention(nn.Module):
         """Return (B, K, W) from queries (B, K, W) and keys (B, T, W), which are the values too."""
         biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         parts = zip((queries, keys, keys), self.in_proj_weight.chunk(3), biases, strict=True)
-        found = [nn.functional.linear(x, weight, bias) for x, weight, bias in parts]
-        count, width = found[0].shape[2] // self.heads, found[0].shape[2]
-        q, k, v = (x.reshape(-1, x.shape[1], self.heads, count).transpose(1, 2) for x in found)
+        projected = [nn.functional.linear(x, weight, bias) for x, weight, bias in parts]
+        count, width = projected[0].shape[2] // self.heads, projected[0].shape[2]
+        q, k, v = (x.reshape(-1, x.shape[1], self.heads, count).transpose(1, 2) for x in projected)
         weights = (q @ k.transpose(2, 3) / math.sqrt(count)).softmax(3)
         output: Tensor = self.out_proj((weights @ v).transpose(1, 2).reshape(-1, queries.shape[1], width))
         return output
@@ -103,12 +103,12 @@ class Cell(nn.Module):
     def side(self, name: str, state: Tensor, layer: Tensor, there: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what comes in of a side, and what it says of what stays."""
         layer = self.get_submodule(f"{name}_norm")(layer)
-        found = self.get_submodule(f"{name}_attention")(state, layer)
-        gate = torch.sigmoid(self.get_submodule(f"{name}_in")(found) + self.gate_prior)
-        keep = self.get_submodule(f"{name}_keep")(found)
+        incoming = self.get_submodule(f"{name}_attention")(state, layer)
+        gate = torch.sigmoid(self.get_submodule(f"{name}_in")(incoming) + self.gate_prior)
+        keep = self.get_submodule(f"{name}_keep")(incoming)
         if there is not None:
             gate, keep = gate * there[:, None, None], keep * there[:, None, None]
-        return self.squash(found) * gate, keep
+        return self.squash(incoming) * gate, keep
 
     def forward(self, state: Tensor, layers: dict[str, Tensor], there: dict[str, Tensor] | None = None) -> Tensor:
         """Return the next state.
@@ -122,8 +122,8 @@ class Cell(nn.Module):
         normed = self.norm(state)
         sides = [self.side(name, normed, x, None if there is None else there[name]) for name, x in layers.items()]
         keep = torch.sigmoid(torch.stack([stays for _, stays in sides]).sum(0) + self.keep_prior)
-        found = self.squash(state + self.own(normed, normed)) * keep + torch.stack([x for x, _ in sides]).sum(0)
-        output: Tensor = found + self.mlp(self.mlp_norm(found))
+        update = self.squash(state + self.own(normed, normed)) * keep + torch.stack([x for x, _ in sides]).sum(0)
+        output: Tensor = update + self.mlp(self.mlp_norm(update))
         return output
 
 
@@ -168,8 +168,8 @@ class Recurrent(nn.Module):
             state = self.cell(state, {side: own[number] for side, own in layers.items()})
         if self.late > 1:
             return normalize(self.project(state), dim=2).flatten(1) / math.sqrt(self.late)
-        found: Tensor = self.project(state.mean(1))
-        return found
+        vectors: Tensor = self.project(state.mean(1))
+        return vectors
 
 
 class RecurrentModel(nn.Module):
@@ -219,5 +219,5 @@ class RecurrentModel(nn.Module):
     def encode_triplet(self, pixels: Tensor, ids: Tensor, fused: bool = True) -> dict[str, Tensor]:
         """Return unit vectors (B, D) by modality."""
         both = {"image": self.image_layers(pixels), "text": self.text_layers(ids)}
-        found = {side: normalize(self.head({side: x}), dim=1) for side, x in both.items()}
-        return found | {"image_text": normalize(self.head(both), dim=1)} if fused else found
+        vectors = {side: normalize(self.head({side: x}), dim=1) for side, x in both.items()}
+        return vectors | {"image_text": normalize(self.head(both), dim=1)} if fused else vectors

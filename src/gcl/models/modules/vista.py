@@ -72,8 +72,8 @@ class Vista(nn.Module):
     @property
     def positions(self) -> int:
         """Return how many tokens an item may have in all."""
-        found: int = self.text.config.max_position_embeddings
-        return found
+        count: int = self.text.config.max_position_embeddings
+        return count
 
     def set_grad_checkpointing(self) -> None:
         """Trade compute for memory in both towers."""
@@ -123,8 +123,8 @@ class Vista(nn.Module):
         joined = torch.cat([words[:, :1], image.to(words.dtype), words[:, 1:]], 1)  # (B, 1 + P + L - 1, W)
         mask = torch.cat([torch.ones_like(tokens[..., 0], dtype=torch.long), (ids != self.pad).long()], 1)
         positions = torch.arange(joined.shape[1], device=ids.device)[None]
-        found = self.text(inputs_embeds=joined, attention_mask=mask, position_ids=positions)
-        return self.pooled(found.last_hidden_state, mask, head)
+        encoded = self.text(inputs_embeds=joined, attention_mask=mask, position_ids=positions)
+        return self.pooled(encoded.last_hidden_state, mask, head)
 
     def fuse_in_turns(self, tokens: Tensor, ids: Tensor, order: Tensor, head: bool = True) -> Tensor:
         """Encode items whose texts and images stand in turns; one image before its text gives what `fuse` does.
@@ -141,8 +141,8 @@ class Vista(nn.Module):
         read = joined.gather(1, order.clamp(min=0)[:, :, None].expand(-1, -1, joined.shape[2]))
         mask = (order >= 0).long()
         positions = torch.arange(order.shape[1], device=ids.device)[None]
-        found = self.text(inputs_embeds=read, attention_mask=mask, position_ids=positions)
-        return self.pooled(found.last_hidden_state, mask, head)
+        encoded = self.text(inputs_embeds=read, attention_mask=mask, position_ids=positions)
+        return self.pooled(encoded.last_hidden_state, mask, head)
 
     def encode_text(self, ids: Tensor, head: bool = True) -> Tensor:
         """Return (B, D) of token ids (B, L)."""

@@ -93,8 +93,8 @@ def read_about(folder: Path, backbone: str) -> dict[str, Any]:
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is no checkpoint: {error}") from error
-    if (found := about.get("backbone")) != backbone:
-        raise UserError(f"{folder} is a checkpoint of backbone '{found}', expected '{backbone}'")
+    if (actual := about.get("backbone")) != backbone:
+        raise UserError(f"{folder} is a checkpoint of backbone '{actual}', expected '{backbone}'")
     if not isinstance(file := about.get("weights"), str) or Path(file).name != file:
         raise UserError(f"{folder}/checkpoint.json: 'weights' is {file!r}, expected the name of a file beside it")
     return about

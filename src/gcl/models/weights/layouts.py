@@ -75,7 +75,7 @@ def read_weights(path: Path) -> "State":
             raise UserError(f"{path} is {what}")
         if path.suffix == ".safetensors":
             return unwrapped(load_file(path))
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -88,12 +88,12 @@ def read_weights(path: Path) -> "State":
             f"can't read {path} as tensors only (weights_only): {why}; a file that needs unpickling is not trusted: "
             f"convert it to safetensors yourself if you trust its source"
         ) from error
-    if isinstance(found, dict):
-        found = next((found[key] for key in HOLDERS if isinstance(found.get(key), dict)), found)
-    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
-        keys = f"; it holds {', '.join(map(str, list(found)[:6]))}" if isinstance(found, dict) else ""
+    if isinstance(content, dict):
+        content = next((content[key] for key in HOLDERS if isinstance(content.get(key), dict)), content)
+    if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        keys = f"; it holds {', '.join(map(str, list(content)[:6]))}" if isinstance(content, dict) else ""
         raise UserError(f"{path} holds no state dict of tensors, at the top or as {', '.join(HOLDERS)}{keys}")
-    return unwrapped(found)
+    return unwrapped(content)
 
 
 def unwrapped(state: "State") -> "State":
@@ -111,36 +111,36 @@ def from_hugging_face(state: "State") -> "State":
     """Rename transformers' CLIPModel to open_clip's CLIP: join q, k and v, transpose the projections."""
     import torch
 
-    found: State = {}
+    renamed: State = {}
     for key, value in state.items():
         if key in HUGGING_FACE:
-            found[HUGGING_FACE[key]] = value
+            renamed[HUGGING_FACE[key]] = value
         elif key in ("text_projection.weight", "visual_projection.weight"):
-            found["text_projection" if key.startswith("text") else "visual.proj"] = value.T.contiguous()
+            renamed["text_projection" if key.startswith("text") else "visual.proj"] = value.T.contiguous()
         elif match := re.match(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)$", key):
             tower, layer, part, kind = match.groups()
             block = f"{'visual.' if tower == 'vision' else ''}transformer.resblocks.{layer}"
             if part == "self_attn.q_proj":
                 parts = [state[key.replace("q_proj", f"{name}_proj")] for name in "qkv"]
-                found[f"{block}.attn.in_proj_{kind}"] = torch.cat(parts)
+                renamed[f"{block}.attn.in_proj_{kind}"] = torch.cat(parts)
             elif part in HUGGING_FACE_BLOCK:
-                found[f"{block}.{HUGGING_FACE_BLOCK[part]}.{kind}"] = value
+                renamed[f"{block}.{HUGGING_FACE_BLOCK[part]}.{kind}"] = value
             elif part not in ("self_attn.k_proj", "self_attn.v_proj"):
-                found[key] = value
+                renamed[key] = value
         elif not key.endswith("position_ids"):
-            found[key] = value  # unknown: the strict load will name it
-    return found
+            renamed[key] = value  # unknown: the strict load will name it
+    return renamed
 
 
 def from_tinyclip(state: "State") -> "State":
     """Strip the prefixes of TinyCLIP's training wrappers; mask parameters of its pruning (l0_module) are left out."""
-    found: State = {}
+    renamed: State = {}
     for key, value in state.items():
         name = ".".join(part for part in key.split(".") if part != "module")
         if "l0_module" in name or name.endswith("attn_mask"):
             continue
-        found[TINYCLIP_PREFIXES.sub("", name)] = value
-    return found
+        renamed[TINYCLIP_PREFIXES.sub("", name)] = value
+    return renamed
 
 
 def from_vista(state: "State") -> "State":
@@ -148,7 +148,7 @@ def from_vista(state: "State") -> "State":
     unused = re.compile(
         r"bge_pooler\.|model_visual\.logit_scale$|model_visual\.visual\.(norm|head)\.|.*\brope\.|.*position_ids$"
     )
-    found: State = {}
+    renamed: State = {}
     for key, value in state.items():
         if unused.match(key):
             continue
@@ -157,8 +157,8 @@ def from_vista(state: "State") -> "State":
         if name.startswith("vision.blocks."):
             for theirs, ours in EVA.items():
                 name = name.replace(theirs, ours)
-        found[name] = value
-    return found
+        renamed[name] = value
+    return renamed
 
 
 def from_open_clip(state: "State") -> "State":

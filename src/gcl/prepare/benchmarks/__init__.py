@@ -26,5 +26,5 @@ def reader_of(name: str) -> Reader:
     Raises:
         UserError: there is no such reader; says which is close.
     """
-    found: Reader = provided("gcl.prepare.benchmarks", "READER", name, "benchmark reader")
-    return found
+    reader: Reader = provided("gcl.prepare.benchmarks", "READER", name, "benchmark reader")
+    return reader

@@ -45,8 +45,8 @@ def snippet_of(record: dict[str, Any], text: str, files: str, images: Path, plac
     Raises:
         UserError: no text, or a file that is no name.
     """
-    found = value_of(record, files, list, place) if record.get(files) is not None else []
-    names = [text_of({files: name}, files, place) for name in found if name is not None]
+    paths = value_of(record, files, list, place) if record.get(files) is not None else []
+    names = [text_of({files: name}, files, place) for name in paths if name is not None]
     return Snippet(text_of(record, text, place), locate(images, names[0], place) if names else None)
 
 
@@ -58,13 +58,13 @@ def snippet_pairs(path: Path, form: str, images: Path) -> Iterator[tuple[Snippet
     """
     for place, record in read_jsonl(path):
         if form == "pairs":
-            found = [snippet_of(record, f"{side}_text", f"{side}_img", images, place) for side in ("pre", "next")]
+            sides = [snippet_of(record, f"{side}_text", f"{side}_img", images, place) for side in ("pre", "next")]
         else:
             rows = value_of(record, "snippets", list, place)
             if odd := [row for row in rows if not isinstance(row, dict)]:
                 raise UserError(f"{place}: 'snippets' holds {odd[0]!r}, expected objects with text and images")
-            found = [snippet_of(row, "text", "images", images, place) for row in rows]
-        yield from ((one, other) for one, other in pairwise(found) if one.image and other.image)
+            sides = [snippet_of(row, "text", "images", images, place) for row in rows]
+        yield from ((one, other) for one, other in pairwise(sides) if one.image and other.image)
 
 
 def item_of(snippet: Snippet, modality: str, item_id: str) -> Item:

@@ -61,15 +61,15 @@ def read_qrels(path: Path, names: list[str] = HEADER) -> dict[tuple[str, str], i
     place, header = next(lines, (str(path), ""))
     if header.split("\t") != names:
         raise UserError(f"{place}: {header!r}, expected the header {' '.join(names)}, between tabs")
-    found: dict[tuple[str, str], int] = {}
+    grades: dict[tuple[str, str], int] = {}
     for place, line in lines:
         cells = line.split("\t")
         if len(cells) != len(names) or not re.fullmatch(" *-?[0-9]+ *", cells[2]):
             raise UserError(f"{place}: {line!r}, expected a query, a candidate and a whole number, between tabs")
         query, candidate, score = cells[0], cells[1], int(cells[2])
-        if found.setdefault((query, candidate), score) != score:
-            raise UserError(f"{place}: '{query}' and '{candidate}' have score {found[query, candidate]} before")
-    return {key: score for key, score in found.items() if score > 0}
+        if grades.setdefault((query, candidate), score) != score:
+            raise UserError(f"{place}: '{query}' and '{candidate}' have score {grades[query, candidate]} before")
+    return {key: score for key, score in grades.items() if score > 0}
 
 
 def read_beir(folder: Path, images: Path, row: Benchmark) -> Contents:
@@ -114,11 +114,11 @@ def unique(items: list[Item], path: Path) -> dict[str, Item]:
     Raises:
         UserError: an id occurs twice.
     """
-    found = {item.item_id: item for item in items}
-    if len(found) < len(items):
-        twice = next(item.item_id for item in items if found[item.item_id] is not item)
+    by_id = {item.item_id: item for item in items}
+    if len(by_id) < len(items):
+        twice = next(item.item_id for item in items if by_id[item.item_id] is not item)
         raise UserError(f"{path}: id '{twice}' occurs twice")
-    return found
+    return by_id
 
 
 READER = Reader(read_beir, Options)

@@ -39,14 +39,14 @@ def read_clipart9(folder: Path, images: Path, row: Benchmark) -> Contents:
     options = parse(Options, row.options, "options")
     columns = ["picture_id", "split", "subject", "title", "keywords", "description"]
     columns += ["family"] if has_families(path) else []
-    rows = [found for found in read_parquet(path, columns).to_pylist() if found["split"] == split]
+    rows = [picture for picture in read_parquet(path, columns).to_pylist() if picture["split"] == split]
     if not rows:
         raise UserError(f"{path} has no split '{split}'")
     tables: dict[str, list[Item]] = {f"{kind}_{m}": [] for kind in ("query", "pool") for m in MODALITIES}
     qrels: list[Qrel] = []
     tasks = [nine for q in MODALITIES for c in MODALITIES for nine in [task(q, c)]]
     number, families = 0, []
-    for query_number, (_, group) in enumerate(groupby(rows, lambda found: found["subject"]), 1):
+    for query_number, (_, group) in enumerate(groupby(rows, lambda picture: picture["subject"]), 1):
         query, *others = group
         families.append(query.get("family"))
         add(tables, "query", options.dataset_id, query_number, f"{path}::{query['picture_id']}", query["title"])

@@ -68,14 +68,14 @@ def read_triplets(path: Path) -> list[dict[str, str]]:
 def frame_weights(scores: str, frames: int) -> tuple[float, ...]:
     """Return the softmax of a row's scores; equal weights if there are none, or not one per frame."""
     try:
-        found = json.loads(scores or "[]")
+        values = json.loads(scores or "[]")
     except json.JSONDecodeError as error:
         raise UserError(f"scores {scores[:60]!r} are no list of numbers: {error}") from error
-    if not isinstance(found, list) or not all(isinstance(x, int | float) and abs(x) < MAX_SCORE for x in found):
+    if not isinstance(values, list) or not all(isinstance(x, int | float) and abs(x) < MAX_SCORE for x in values):
         raise UserError(f"scores {scores[:60]!r} are no list of numbers")
-    if len(found) != frames:
+    if len(values) != frames:
         return ()
-    powers = np.exp((np.array(found, np.float64) - max(found)) / TEMPERATURE)
+    powers = np.exp((np.array(values, np.float64) - max(values)) / TEMPERATURE)
     return tuple((powers / powers.sum()).tolist())
 
 
@@ -99,8 +99,8 @@ def frame_counts(videos: list[Path]) -> dict[Path, int | str]:
             return str(error)
 
     with ThreadPoolExecutor(8) as pool:
-        found = progress(pool.map(count, videos), "open videos", "video", len(videos))
-        return dict(zip(videos, found, strict=True))
+        counts = progress(pool.map(count, videos), "open videos", "video", len(videos))
+        return dict(zip(videos, counts, strict=True))
 
 
 def read_covr(folder: Path, images: Path, row: Benchmark) -> Contents:

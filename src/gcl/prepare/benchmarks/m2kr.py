@@ -39,10 +39,10 @@ def shards(folder: Path, pattern: str) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    found = sorted(folder.glob(pattern))
-    if not found:
+    files = sorted(folder.glob(pattern))
+    if not files:
         raise UserError(f"{folder}/{pattern}: no such file; fetch the data set again")
-    return found
+    return files
 
 
 def query_text(record: dict[str, Any], options: Options, place: str) -> str | None:
@@ -60,10 +60,10 @@ def strings(record: dict[str, Any], key: str, place: str) -> list[str]:
     Raises:
         UserError: it is none, or has others.
     """
-    found = value_of(record, key, list, place)
-    if odd := [x for x in found if not isinstance(x, str)]:
+    values = value_of(record, key, list, place)
+    if odd := [x for x in values if not isinstance(x, str)]:
         raise UserError(f"{place}: '{key}' holds {odd[0]!r}, expected strings")
-    return found
+    return values
 
 
 def read_queries(
@@ -116,12 +116,12 @@ def read_m2kr(folder: Path, images: Path, row: Benchmark) -> Contents:
             qrels += [Qrel(name, query.item_id, passage) for passage in dict.fromkeys(relevant)]
             absent |= set(relevant) - passages.keys()
         if (pseudo := f"{name}{PSEUDO}") in row.tasks:
-            if not any(found for _, _, found in rows):
+            if not any(relevant for _, _, relevant in rows):
                 raise UserError(
                     f"{folder}/{name}_data has no answers, which {pseudo} counts; leave it out of the row's tasks"
                 )
             tasks.append(Task(pseudo, *form))
-            answers += [(pseudo, query.item_id, found) for query, _, found in rows]
+            answers += [(pseudo, query.item_id, relevant) for query, _, relevant in rows]
     return Contents(tables, tasks, qrels, absent=frozenset(absent), answers=answers)
 
 

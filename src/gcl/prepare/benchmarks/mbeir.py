@@ -123,10 +123,10 @@ def prompted(prompt: str, text: str | None) -> str:
 
 def positives(record: dict[str, Any], place: str) -> set[str]:
     """Return the relevant candidates that a query lists, as ids or as objects with a did."""
-    found = record.get("pos_cand_list") or []
-    if not isinstance(found, list):
-        raise UserError(f"{place}: 'pos_cand_list' is {found!r}, expected a list")
-    return {text_of(entry, "did", place) if isinstance(entry, dict) else str(entry) for entry in found}
+    entries = record.get("pos_cand_list") or []
+    if not isinstance(entries, list):
+        raise UserError(f"{place}: 'pos_cand_list' is {entries!r}, expected a list")
+    return {text_of(entry, "did", place) if isinstance(entry, dict) else str(entry) for entry in entries}
 
 
 def read_qrels(path: Path, task: str) -> list[Qrel]:
@@ -146,17 +146,17 @@ def read_qrels(path: Path, task: str) -> list[Qrel]:
 
 def task_number(task: str) -> int:
     """Return the number at the end of a task's name."""
-    if not (found := NAME.match(task)) or int(found[1]) not in MODALITIES:
+    if not (match := NAME.match(task)) or int(match[1]) not in MODALITIES:
         raise UserError(f"'{task}' is no task of M-BEIR, expected <data set>_task<{', '.join(map(str, MODALITIES))}>")
-    return int(found[1])
+    return int(match[1])
 
 
 def item_id(record: dict[str, Any], key: str, place: str) -> str:
     """Return an id, which is <data set>:<number>."""
-    found = text_of(record, key, place)
-    if not re.fullmatch(r"\d+:\d+", found):
-        raise UserError(f"{place}: '{key}' is {found!r}, expected <data set>:<number>")
-    return found
+    identifier = text_of(record, key, place)
+    if not re.fullmatch(r"\d+:\d+", identifier):
+        raise UserError(f"{place}: '{key}' is {identifier!r}, expected <data set>:<number>")
+    return identifier
 
 
 class Rejects:
@@ -176,9 +176,9 @@ def read_queries(
     items, listed_positives = [], set()
     for place, record in read_jsonl(source.queries(task)):
         query_id = item_id(record, "qid", place)
-        found = modality(text_of(record, "query_modality", place), place)
-        if found != query_modality:
-            raise UserError(f"{place}: query of modality {found}, but {task} asks with {query_modality}")
+        written = modality(text_of(record, "query_modality", place), place)
+        if written != query_modality:
+            raise UserError(f"{place}: query of modality {written}, but {task} asks with {query_modality}")
         key = (query_id.split(":")[0], query_modality, wanted)
         if mode != "none" and key not in prompts:
             raise UserError(
@@ -202,9 +202,9 @@ def read_pool(source: Source, task: str, rejects: Rejects) -> list[Item]:
     items = []
     for place, record in read_jsonl(source.pool(task)):
         did = item_id(record, "did", place)
-        found = modality(text_of(record, "modality", place), place)
-        if found != wanted:
-            raise UserError(f"{place}: candidate of modality {found}, but {task} looks for {wanted}")
+        candidate_modality = modality(text_of(record, "modality", place), place)
+        if candidate_modality != wanted:
+            raise UserError(f"{place}: candidate of modality {candidate_modality}, but {task} looks for {wanted}")
         text = clean(text_or_none(record, "txt", place)) or None
         images = source.location(record, "img_path", place)
         if text is None and not images:
@@ -231,10 +231,10 @@ def read_mbeir(folder: Path, images: Path, row: Benchmark) -> Contents:
     for name in names:
         tables[f"query_{name}"], listed_positives = read_queries(source, name, options.prompts, prompts, rejects)
         tables[f"pool_{name}"] = read_pool(source, name, rejects)
-        found = read_qrels(source.qrels(name), name)
-        if different := listed_positives ^ {qrel._replace(relevance=1) for qrel in found}:
+        judged = read_qrels(source.qrels(name), name)
+        if different := listed_positives ^ {qrel._replace(relevance=1) for qrel in judged}:
             log.warning("%s: pos_cand_list and qrels differ in %d lines; the qrels count", name, len(different))
-        qrels += found
+        qrels += judged
         pools = {"local": [f"pool_{name}"]} | ({"global": [f"pool_{n}" for n in names]} if is_whole else {})
         tasks.append(Task(name, *MODALITIES[task_number(name)], f"query_{name}", pools))
     if not is_whole:

@@ -71,8 +71,8 @@ def read_mixbench(folder: Path, images: Path, row: Benchmark) -> Contents:
                 raise UserError(f"{path}: {what} is in neither queries.parquet nor mixed_corpus.parquet")
             qrels.append(Qrel(name, query, candidate, score))
         tables |= {f"query_{name}": list(queries.values()), f"pool_{name}": list(corpus.values())}
-        asked = next(iter(queries.values())).modality
-        tasks.append(Task(name, asked, "image_text", f"query_{name}", {"local": [f"pool_{name}"]}))
+        query_modality = next(iter(queries.values())).modality
+        tasks.append(Task(name, query_modality, "image_text", f"query_{name}", {"local": [f"pool_{name}"]}))
     return Contents(tables, tasks, qrels)
 
 

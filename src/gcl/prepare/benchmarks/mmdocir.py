@@ -48,10 +48,10 @@ def numbers(record: Any, key: str, count: int, place: str) -> tuple[float, ...]:
     Raises:
         UserError: it is another.
     """
-    found = value_of(record, key, list, place)
-    if len(found) != count or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in found):
-        raise UserError(f"{place}: '{key}' is {found!r}, expected {count} numbers")
-    return tuple(found)
+    values = value_of(record, key, list, place)
+    if len(values) != count or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in values):
+        raise UserError(f"{place}: '{key}' is {values!r}, expected {count} numbers")
+    return tuple(values)
 
 
 def overlap(one: Sequence[float], other: Sequence[float]) -> float:
@@ -110,11 +110,11 @@ def relevant_parts(question: Any, level: str, own: list[Part], place: str) -> li
         if odd := [page for page in pages if not isinstance(page, int) or not 0 <= page < len(own)]:
             raise UserError(f"{place}: 'page_id' holds {odd[0]!r}, expected pages from 0 to {len(own) - 1}")
         return [own[page].item.item_id for page in dict.fromkeys(pages)]
-    found: dict[str, None] = {}
+    parts: dict[str, None] = {}
     for label in value_of(question, "layout_mapping", list, place):
         page, box = value_of(label, "page", int, place), numbers(label, "bbox", 4, place)
-        found |= {part.item.item_id: None for part in own if part.page == page and overlap(part.box, box) >= SHARED}
-    return list(found)
+        parts |= {part.item.item_id: None for part in own if part.page == page and overlap(part.box, box) >= SHARED}
+    return list(parts)
 
 
 def page_of(layout: Part, pages: list[Part], place: str) -> str:
@@ -143,8 +143,8 @@ def read_mmdocir(folder: Path, images: Path, row: Benchmark) -> Contents:
         if len(levels) > 1:
             parents += [("layout", part.item.item_id, page_of(part, own["page"], place)) for part in own["layout"]]
         name = text_of(record, "doc_name", place)
-        for number, found in enumerate(value_of(record, "questions", list, place)):
-            question = value_of({"questions": found}, "questions", dict, place)
+        for number, labelled in enumerate(value_of(record, "questions", list, place)):
+            question = value_of({"questions": labelled}, "questions", dict, place)
             query = f"{name}/question{number}"
             queries.append(Item(query, text_of(question, "Q", place).strip(), ()))
             for level in levels:

@@ -156,9 +156,9 @@ def read_mmeb(folder: Path, images: Path, row: Benchmark) -> Contents:
     tasks, qrels, lists = [], [], []
     for name in names:
         path = folder / name / "test-00000-of-00001.parquet"
-        task, found, own = reader.task(name, row.tasks[name], path)
+        task, judged, own = reader.task(name, row.tasks[name], path)
         tasks.append(task)
-        qrels += found
+        qrels += judged
         lists += own
     return Contents(reader.tables, tasks, qrels, lists)
 

@@ -56,22 +56,22 @@ def read_own(folder: Path, images: Path, row: Benchmark) -> Contents:
     pairs = read_views(folder, options.second_caption)
     has_second = any(pair.query_text != pair.text for pair in pairs)
     seconds = {"image": options.crop, "text": has_second}
-    asked = [(q, c) for q in MODALITIES for c in MODALITIES if is_allowed(q, c, seconds)]
-    found = groups([pair.image_row for pair in pairs], [pair.query_text for pair in pairs])
-    pools = {c: candidates(pairs, c) for c in dict.fromkeys(c for _, c in asked)}
-    tables = {f"query_{q}": [query(pairs[rows[0]], q, options.crop) for rows in found] for q, _ in asked}
+    directions = [(q, c) for q in MODALITIES for c in MODALITIES if is_allowed(q, c, seconds)]
+    group_of_pair = groups([pair.image_row for pair in pairs], [pair.query_text for pair in pairs])
+    pools = {c: candidates(pairs, c) for c in dict.fromkeys(c for _, c in directions)}
+    tables = {f"query_{q}": [query(pairs[rows[0]], q, options.crop) for rows in group_of_pair] for q, _ in directions}
     tables |= {f"pool_{c}": list(items.values()) for c, items in pools.items()}
     tasks, qrels, excluded = [], [], []
-    for q, c in asked:
+    for q, c in directions:
         name = f"{SHORT[q]}_{SHORT[c]}"
         tasks.append(Task(name, q, c, f"query_{q}", {"local": [f"pool_{c}"], "global": [f"pool_{m}" for m in pools]}))
-        for rows in found:
+        for rows in group_of_pair:
             query_id = f"q{SHORT[q]}:{pairs[rows[0]].pair_id}"
             ids = {m: list(dict.fromkeys(pools[m][key_of(pairs[r], m)].item_id for r in rows)) for m in pools}
             qrels += [Qrel(name, query_id, candidate) for candidate in ids[c]]
-            if own := [candidate for m in pools if (q, m) not in asked for candidate in ids[m]]:
+            if own := [candidate for m in pools if (q, m) not in directions for candidate in ids[m]]:
                 excluded.append(Excluded(name, query_id, own))
-    log.info("%d pairs held out, %d queries, %d tasks", len(pairs), len(found), len(tasks))
+    log.info("%d pairs held out, %d queries, %d tasks", len(pairs), len(group_of_pair), len(tasks))
     return Contents(tables, tasks, qrels, [], excluded)
 
 
@@ -79,19 +79,21 @@ def read_views(folder: Path, wants_second: bool) -> list[Views]:
     """Read the pairs; where most have a second caption, those that have none are left out."""
     locations = read_parquet(folder / "locations.parquet")["location"].to_pylist()
     texts = read_parquet(folder / "texts.parquet")["text"].to_pylist()
-    found = []
+    all_views = []
     for pair in read_parquet(folder / "pairs.parquet").to_pylist():
         captions = [texts[row] for row in pair["text_rows"]]
-        found.append((pair["pair_id"], pair["image_row"], captions[0], second_view(captions) if wants_second else None))
-    seconded = sum(views is not None for *_, views in found)
-    needs_second = 2 * seconded >= len(found)
-    if needs_second and seconded < len(found):
+        all_views.append(
+            (pair["pair_id"], pair["image_row"], captions[0], second_view(captions) if wants_second else None)
+        )
+    seconded = sum(views is not None for *_, views in all_views)
+    needs_second = 2 * seconded >= len(all_views)
+    if needs_second and seconded < len(all_views):
         log.warning(
-            "%d of %d held-out pairs have no second caption and are left out", len(found) - seconded, len(found)
+            "%d of %d held-out pairs have no second caption and are left out", len(all_views) - seconded, len(all_views)
         )
     return [
         Views(pair_id, locations[row], row, *(views if needs_second and views else (caption, caption)))
-        for pair_id, row, caption, views in found
+        for pair_id, row, caption, views in all_views
         if views or not needs_second
     ]
 
@@ -135,12 +137,12 @@ def key_of(pair: Views, modality: str) -> tuple[int | None, str | None]:
 
 def candidates(pairs: list[Views], modality: str) -> dict[tuple[int | None, str | None], Item]:
     """Make the distinct candidates of a modality, by their content."""
-    found: dict[tuple[int | None, str | None], Item] = {}
+    distinct: dict[tuple[int | None, str | None], Item] = {}
     for pair in pairs:
         row, text = key = key_of(pair, modality)
         images = () if row is None else (pair.image,)
-        found.setdefault(key, Item(f"{SHORT[modality]}:{pair.pair_id}", text, images))
-    return found
+        distinct.setdefault(key, Item(f"{SHORT[modality]}:{pair.pair_id}", text, images))
+    return distinct
 
 
 READER = Reader(read_own, Options)

@@ -40,10 +40,10 @@ def identifier(record: dict, key: str, place: str) -> str:
     Raises:
         UserError: it is neither, or empty.
     """
-    found = record.get(key)
-    if not isinstance(found, str | int) or isinstance(found, bool) or found == "":
-        raise UserError(f"{place}: '{key}' is {found!r}, expected a string that isn't empty, or a whole number")
-    return well_formed(str(found), f"{place}: '{key}'")
+    value = record.get(key)
+    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+        raise UserError(f"{place}: '{key}' is {value!r}, expected a string that isn't empty, or a whole number")
+    return well_formed(str(value), f"{place}: '{key}'")
 
 
 def read_items(path: Path, key: str, images: Path) -> Iterator[Item]:
@@ -90,8 +90,8 @@ def read_tiir(folder: Path, images: Path, row: Benchmark) -> Contents:
         qrels.append(Qrel("tiir", query, document))
     if not qrels:
         raise UserError(f"{folder / options.qrels} names no relevant document")
-    asked, found = next(iter(queries.values())).modality, next(iter(documents.values())).modality
-    task = Task("tiir", asked, found, "query", {"all": ["pool"]})
+    query_modality, candidate_modality = next(iter(queries.values())).modality, next(iter(documents.values())).modality
+    task = Task("tiir", query_modality, candidate_modality, "query", {"all": ["pool"]})
     return Contents({"query": list(queries.values()), "pool": list(documents.values())}, [task], qrels)
 
 

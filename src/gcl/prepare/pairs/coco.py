@@ -61,10 +61,12 @@ def read_lists(path: Path) -> tuple[dict[Any, str], list[Any]]:
         UserError: no JSON, or another form; names the record.
     """
     try:
-        found = json.loads(decode_text(path.read_bytes()))
+        content = json.loads(decode_text(path.read_bytes()))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"can't read {path} as JSON: {error}") from error
-    records, annotations = (found.get(key) if isinstance(found, dict) else None for key in ("images", "annotations"))
+    records, annotations = (
+        content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations")
+    )
     if not isinstance(records, list) or not isinstance(annotations, list):
         raise UserError(f"{path}: expected an object with the lists images and annotations, as COCO has it")
     images: dict[Any, str] = {}

@@ -58,9 +58,11 @@ class Adapter(nn.Module):
     def forward(self, query: Side, candidate: Side) -> Tensor:
         """Return (B,): how well candidates, looked at with the query in sight, fit it."""
         state = self.tokens.expand(query.ids.shape[0], TOKENS, self.tokens.shape[1])
-        (asked, of_query), (seen, of_candidate) = self.contents(query), self.contents(candidate)
+        (query_states, of_query), (seen, of_candidate) = self.contents(query), self.contents(candidate)
         state = state + self.look(state, seen, seen, key_padding_mask=of_candidate == 0, need_weights=False)[0]
-        state = state + self.ask(state, asked, asked, key_padding_mask=of_query == 0, need_weights=False)[0]
+        state = (
+            state + self.ask(state, query_states, query_states, key_padding_mask=of_query == 0, need_weights=False)[0]
+        )
         vector = self.norm(self.mlp(state.mean(1)))
-        wanted = (asked * of_query[:, :, None]).sum(1) / of_query.sum(1, keepdim=True)
+        wanted = (query_states * of_query[:, :, None]).sum(1) / of_query.sum(1, keepdim=True)
         return cosine_similarity(vector, wanted, dim=1) / TEMPERATURE

@@ -51,17 +51,17 @@ def useful_lists(bench: PreparedBenchmark, run_file: Path, seed: int, k: int) ->
     Raises:
         UserError: nothing: no list has a relevant candidate and another.
     """
-    found = []
+    trained = []
     for lists in Lists(bench, k).of_run(run_file, seed):
         relevant = relevance_of(lists, bench)
         own = [relevant[start:stop] for start, stop in pairwise(lists.starts.tolist())]
         useful = np.array([i for i, flags in enumerate(own) if flags.any() and not flags.all()], np.int64)
         is_out = useful >= len(own) - max(1, len(own) // HELD_OUT)  # queries of one subject stand together
         if not is_out.all():
-            found.append(Trained(lists, relevant, useful[~is_out], useful[is_out]))
-    if not found:
+            trained.append(Trained(lists, relevant, useful[~is_out], useful[is_out]))
+    if not trained:
         raise UserError(f"{run_file}: no list has a relevant candidate and others: nothing can be learned")
-    return found
+    return trained
 
 
 def drawn(lists: Trained, generator: np.random.Generator) -> Ints:
@@ -90,7 +90,7 @@ def sides(model: Network, lists: RankedLists, places: Ints, contents: Contents) 
     return query, candidate
 
 
-def train_joint(model: Network, found: list[Trained], contents: Contents, seed: int) -> None:
+def train_joint(model: Network, useful: list[Trained], contents: Contents, seed: int) -> None:
     """Train the network in place.
 
     Raises:
@@ -104,7 +104,7 @@ def train_joint(model: Network, found: list[Trained], contents: Contents, seed: 
     model.train()
     for step in progress(range(STEPS), f"train joint re-ranker seed {seed}", "step"):
         optimizer.param_groups[0]["lr"] = model.rate * min(1, (step + 1) / WARMUP) * (1 - step / STEPS)
-        lists = found[generator.integers(len(found))]
+        lists = useful[generator.integers(len(useful))]
         places = drawn(lists, generator)
         first = torch.from_numpy(lists.lists.scores[places])
         scores = model.weight * first + model(*sides(model, lists.lists, places.ravel(), contents)).view(first.shape)
@@ -141,8 +141,8 @@ class Read(nn.Module):
 
     def forward(self, image: Tensor, has: Tensor, ids: Tensor, image_2: Tensor, has_2: Tensor, ids_2: Tensor) -> Tensor:
         """Return (B,) of a query and a candidate."""
-        found: Tensor = self.model(Side(image, has, ids), Side(image_2, has_2, ids_2))
-        return found
+        scores: Tensor = self.model(Side(image, has, ids), Side(image_2, has_2, ids_2))
+        return scores
 
 
 def graphs_of(model: Network, contents: Contents) -> dict[str, Graph]:
@@ -164,10 +164,10 @@ def graphs_of(model: Network, contents: Contents) -> dict[str, Graph]:
     }
 
 
-def chosen_share(model: Network, found: list[Trained], contents: Contents) -> float:
+def chosen_share(model: Network, useful: list[Trained], contents: Contents) -> float:
     """Return the share of what is read with which the lists that were held out lose least; the least on a tie."""
     losses = dict.fromkeys(SHARES, 0.0)
-    for trained in found:
+    for trained in useful:
         starts = trained.lists.starts
         for query in trained.held_out.tolist():
             places = np.arange(starts[query], starts[query + 1])
@@ -189,7 +189,7 @@ def export_joint(model: Network, contents: Contents, folder: Path) -> dict[str, 
         with torch.inference_mode():
             expected = graph.module(*graph.inputs.values()).numpy()
         session = open_session(folder / f"{name}.onnx", "cpu", 1)
-        made = session.run(None, {key: value.numpy() for key, value in graph.inputs.items()})[0]
-        one, other = (x.reshape(len(x), -1) for x in (expected, made))
+        outputs = session.run(None, {key: value.numpy() for key, value in graph.inputs.items()})[0]
+        one, other = (x.reshape(len(x), -1) for x in (expected, outputs))
         parity[name] = compare(one, other, f"{name}.onnx")
     return parity

@@ -51,8 +51,8 @@ class Joint(nn.Module):
     def compress(self, tokens: Tensor) -> Tensor:
         """Return (B, TOKENS, W) of image tokens (B, P, W)."""
         queries = self.queries.expand(tokens.shape[0], TOKENS, tokens.shape[2])
-        found: Tensor = self.attention(queries, tokens, tokens, need_weights=False)[0]
-        return found + tokens.mean(1, keepdim=True)
+        compressed: Tensor = self.attention(queries, tokens, tokens, need_weights=False)[0]
+        return compressed + tokens.mean(1, keepdim=True)
 
     def forward(self, query: Side, candidate: Side) -> Tensor:
         """Return (B,): what is read of pairs."""

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from gcl.common.arrays import Floats, Ints
 from gcl.data.records import split_codes, to_codes
-from gcl.retrieve.exact import Pool, Query, kept, merged, scores_of, top_k
+from gcl.retrieve.exact import Pool, Query, best_k, merged, scores_of, top_k
 
 BLOCK = 32768  # candidates that are scanned at a time, a multiple of GROUP
 ROWS = 4096  # candidates that a CPU rounds at a time: they are in a cache still when they are multiplied
@@ -65,10 +65,10 @@ def precision_of(device: torch.device) -> Precision:
     """Return what is fastest on a device: half precision where it has units for it."""
     if device.type == "cuda":
         return FP16
-    found = torch.cpu.get_capabilities()
-    if found.get("amx_bf16"):
+    capabilities = torch.cpu.get_capabilities()
+    if capabilities.get("amx_bf16"):
         return BF16
-    return faster() if found.get("avx512_bf16") else FP32
+    return faster() if capabilities.get("avx512_bf16") else FP32
 
 
 @cache
@@ -77,12 +77,12 @@ def faster() -> Precision:
 
     def seconds(precision: Precision) -> float:
         one, other = torch.ones(TRIED, WIDE, dtype=precision.dtype), torch.ones(WIDE, 256, dtype=precision.dtype)
-        found = []
+        times = []
         for _ in range(4):
             started = time.perf_counter()
             torch.mm(one, other)
-            found.append(time.perf_counter() - started)
-        return min(found)
+            times.append(time.perf_counter() - started)
+        return min(times)
 
     return min((BF16, FP32), key=seconds)
 
@@ -100,20 +100,20 @@ class Products:
     def of(self, block: Tensor) -> Tensor:
         """Return products (groups, G, Q) with (B, D) candidates; what fills up the last group is -inf."""
         groups = -(-len(block) // self.group)
-        found = self.memory[: groups * self.group]
-        self.multiply(block, found[: len(block)])
-        found[len(block) :] = -torch.inf
-        return found.view(groups, self.group, -1)
+        products = self.memory[: groups * self.group]
+        self.multiply(block, products[: len(block)])
+        products[len(block) :] = -torch.inf
+        return products.view(groups, self.group, -1)
 
-    def multiply(self, block: Tensor, found: Tensor) -> None:
+    def multiply(self, block: Tensor, output: Tensor) -> None:
         """Write products of (B, D) candidates, rounded already or as they are, with all queries to (B, Q)."""
         if block.dtype == self.across.dtype:
-            torch.mm(block, self.across, out=found)
+            torch.mm(block, self.across, out=output)
             return
         memory = torch.empty(min(ROWS, len(block)), block.shape[1], dtype=self.across.dtype)
         for start in range(0, len(block), ROWS):
             some = block[start : start + ROWS]
-            torch.mm(memory[: len(some)].copy_(some), self.across, out=found[start : start + ROWS])
+            torch.mm(memory[: len(some)].copy_(some), self.across, out=output[start : start + ROWS])
 
 
 class QueryScan:
@@ -140,21 +140,21 @@ class QueryScan:
         # No cosine is below -2; what fills up the last group is. Rounding to the result's numbers must not go up.
         return (needed - max(self.precision.result, 2.0**-23) * needed.abs()).clamp(min=-2).to(self.precision.dtype)
 
-    def bounds(self, found: Tensor, queries: Tensor, modality: int) -> tuple[Tensor, Tensor]:
+    def bounds(self, cosines: Tensor, queries: Tensor, modality: int) -> tuple[Tensor, Tensor]:
         """Return lower and upper bounds of the scores of scanned cosines."""
         factor = self.factors[queries, modality]
-        middle = found * factor + self.offsets[queries, modality]
-        off = (self.error[queries] + self.precision.result * found.abs()) * factor + self.slack[queries, modality]
+        middle = cosines * factor + self.offsets[queries, modality]
+        off = (self.error[queries] + self.precision.result * cosines.abs()) * factor + self.slack[queries, modality]
         return middle - off, middle + off
 
-    def scan(self, found: Tensor, rows: Ints, modality: int) -> bool:
+    def scan(self, cosines: Tensor, rows: Ints, modality: int) -> bool:
         """Look at products (groups, G, Q) with candidates of one modality; False: they can't tell them apart."""
-        if len(found) >= self.k and torch.isinf(self.least).any():  # k groups have k candidates as good as their best
-            kth = found.amax(1).T.double().topk(self.k, sorted=False).values.amin(1)
+        if len(cosines) >= self.k and torch.isinf(self.least).any():  # k groups have k candidates as good as their best
+            kth = cosines.amax(1).T.double().topk(self.k, sorted=False).values.amin(1)
             self.raise_to(self.bounds(kth, torch.arange(len(kth), device=self.device), modality)[0])
         cut = self.cuts(modality)
-        group, query = (largest(found, cut) >= cut).nonzero().T
-        inside = found[group, :, query]  # (hits, group)
+        group, query = (largest(cosines, cut) >= cut).nonzero().T
+        inside = cosines[group, :, query]  # (hits, group)
         hit, place = (inside >= cut[query, None]).nonzero().T
         if len(hit) > MANY * self.k * len(self.least):
             return False
@@ -164,7 +164,7 @@ class QueryScan:
         if sum(len(queries) for queries, _ in self.fresh) * FRESH > len(self.least) * self.k:
             self.take()
         alive = (upper >= self.least[queries]).nonzero()[:, 0]
-        places = (group[hit] * found.shape[1] + place)[alive].cpu().numpy()
+        places = (group[hit] * cosines.shape[1] + place)[alive].cpu().numpy()
         self.pending.append((queries[alive].cpu().numpy(), rows[places], upper[alive].cpu().numpy()))
         return True
 
@@ -206,22 +206,22 @@ class QueryScan:
         queries, rows = split_codes(np.sort(to_codes(queries[alive], rows[alive]))).T
         scores = scores_of(self.query, queries, rows, pool, torch.get_num_threads())
         self.pending = []
-        self.keep(*kept(queries, scores, rows, len(self.least), self.k))
+        self.keep(*best_k(queries, scores, rows, len(self.least), self.k))
 
     def waiting(self) -> int:
         """Return how many candidates wait."""
         return sum(len(queries) for queries, _, _ in self.pending)
 
 
-def largest(found: Tensor, cut: Tensor) -> Tensor:
+def largest(cosines: Tensor, cut: Tensor) -> Tensor:
     """Return (groups, Q), which of (groups, G, Q) cosines is the largest of each group, right if it reaches the cut.
 
     Where all cuts are above zero so is what reaches them, and numbers above zero are in the order of their bits, which
     a CPU compares in a third of the time.
     """
-    if found.device.type == "cpu" and bool((cut > 0).all()):
-        return found.view(BITS[found.element_size()]).amax(1).view(found.dtype)
-    return found.amax(1)
+    if cosines.device.type == "cpu" and bool((cut > 0).all()):
+        return cosines.view(BITS[cosines.element_size()]).amax(1).view(cosines.dtype)
+    return cosines.amax(1)
 
 
 def scan_pool(
@@ -254,9 +254,9 @@ def scan_pool(
             chosen = np.flatnonzero(modalities == modality)
             some = block if len(chosen) == len(block) else block[torch.from_numpy(chosen).to(device)]
             for products, own in shared:
-                found = products.of(some)
+                cosines = products.of(some)
                 for part in own:
-                    if not part.scan(found, start + chosen, modality):
+                    if not part.scan(cosines, start + chosen, modality):
                         part.search(vectors[chosen], start + chosen, modalities[chosen])
                     if part.waiting() > PENDING // len(parts):
                         part.settle(pool)

@@ -46,8 +46,8 @@ class Near(NamedTuple):
     def off(self, queries: Any, candidates: Any) -> Floats:
         """Return how far cosines are off at most, of rows and columns of them."""
         moved = self.of_candidate[candidates]
-        found: Floats = self.of_query[queries] * (LENGTH + moved) + LENGTH * moved
-        return found
+        bound: Floats = self.of_query[queries] * (LENGTH + moved) + LENGTH * moved
+        return bound
 
     def most(self) -> Floats:
         """Return how far all of a query's are, (Q,)."""
@@ -71,9 +71,9 @@ class Rounded(NamedTuple):
         def near(start: int) -> Near:
             scale, error, total = self.facts[:, start : start + BLOCK]
             block, some = self.codes[start // BLOCK], [codes] if len(codes) > ALONE else np.split(codes, len(codes))
-            found = np.concatenate([product().run(None, {"a": one, "b": block})[0] for one in some])[:, : len(scale)]
-            found -= zero * total.astype(np.int32)
-            cosines = found.astype(np.float32)
+            products = np.concatenate([product().run(None, {"a": one, "b": block})[0] for one in some])[:, : len(scale)]
+            products -= zero * total.astype(np.int32)
+            cosines = products.astype(np.float32)
             cosines *= scale
             cosines *= scales
             return Near(cosines, errors, error)
@@ -158,8 +158,8 @@ def fill(codes: np.ndarray, facts: Floats, vectors: Floats) -> None:
     """Write codes and facts of all vectors, a block at a time."""
     for start in range(0, len(vectors), BLOCK):
         some = slice(start, min(start + BLOCK, len(vectors)))
-        found, facts[:, some] = round_vectors(vectors[some])
-        codes[start // BLOCK, :, : len(found)] = found.T
+        block, facts[:, some] = round_vectors(vectors[some])
+        codes[start // BLOCK, :, : len(block)] = block.T
 
 
 def write_rounded(folder: Path, vectors: Floats) -> None:

@@ -42,8 +42,8 @@ def shared_outputs(keys: Keys, states: Sequence[Mapping[str, Tensor]], features:
 
 def training_features(data: Features) -> dict[str, Tensor]:
     """Return by modality the features of the training pairs, each with its full caption."""
-    found = {"image": data.images[: len(data.image_ids)], "text": data.text[data.text_rows[:, 0]]}
-    return found if data.fused is None else found | {"image_text": data.fused[data.fused_rows[:, 0]]}
+    features = {"image": data.images[: len(data.image_ids)], "text": data.text[data.text_rows[:, 0]]}
+    return features if data.fused is None else features | {"image_text": data.fused[data.fused_rows[:, 0]]}
 
 
 def combine(data: Features, keys: Mapping[str, Keys], states: Sequence[State], how: Combine) -> State:

@@ -53,16 +53,16 @@ def read_composed(triplets: Path, features: Path, features_of_pairs: Path) -> Co
     Raises:
         UserError: the outputs are another tower's, or of other triplets.
     """
-    found = read_triplets(triplets)
+    triplets_read = read_triplets(triplets)
     check_towers(features, features_of_pairs)
     own = features / "image.npy"
     images = np.array(read_array(own if own.exists() else features_of_pairs / "image.npy"))
     text = np.array(read_array(features / "text.npy"))
-    for name, rows in found.columns.items():
+    for name, rows in triplets_read.columns.items():
         if rows.max() >= len(images if name.endswith("image") else text):
             raise UserError(f"{features} has fewer rows than {triplets} names as {name}; run `infer` again")
-    tensors = {name: torch.from_numpy(rows) for name, rows in found.columns.items()}
-    return Composed(torch.from_numpy(images), torch.from_numpy(text), tensors, found.negatives)
+    tensors = {name: torch.from_numpy(rows) for name, rows in triplets_read.columns.items()}
+    return Composed(torch.from_numpy(images), torch.from_numpy(text), tensors, triplets_read.negatives)
 
 
 def composed_batch_loss(

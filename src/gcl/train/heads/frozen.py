@@ -134,8 +134,8 @@ def standardised(data: Features, kind: Mapping[str, Keys] | MakeCell, embedding:
 
     fused = None if data.fused is None else by_modality["image_text"].standardise(data.fused)
     images, text = by_modality["image"].standardise(data.images), by_modality["text"].standardise(data.text)
-    found = data._replace(images=images, text=text, fused=fused)
-    return Made(by_modality, modules, found._replace(composed=scaled(data.composed), taught=scaled(data.taught)))
+    standard = data._replace(images=images, text=text, fused=fused)
+    return Made(by_modality, modules, standard._replace(composed=scaled(data.composed), taught=scaled(data.taught)))
 
 
 def other_losses(

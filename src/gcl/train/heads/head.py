@@ -71,8 +71,8 @@ class Head(nn.Module):
         wanted = {self.keys.first: self.first.weight.shape, self.keys.second: self.second.weight.shape}
         for key, shape in wanted.items():
             if key not in state or state[key].shape != shape:
-                found = tuple(state[key].shape) if key in state else "nothing"
-                raise UserError(f"checkpoint of another backbone? {key}: expected {tuple(shape)}, found {found}")
+                stored = tuple(state[key].shape) if key in state else "nothing"
+                raise UserError(f"checkpoint of another backbone? {key}: expected {tuple(shape)}, found {stored}")
         weight = state[self.keys.first].double()
         with torch.no_grad():
             self.first.weight.copy_(weight * self.deviation)

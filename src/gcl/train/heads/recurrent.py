@@ -39,8 +39,8 @@ class View:
 
     def __call__(self, standard: Tensor) -> Tensor:
         """Return raw outputs (B, D) of standardised features."""
-        found: Tensor = self.owner.cell(split(standard, self.modality, len(self.owner.get_buffer("image_mean"))))
-        return found
+        outputs: Tensor = self.owner.cell(split(standard, self.modality, len(self.owner.get_buffer("image_mean"))))
+        return outputs
 
 
 class CellHead(nn.Module):
@@ -112,5 +112,5 @@ class OfModality(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return raw outputs (B, D) of features (B, F)."""
-        found: Tensor = self.cell(split(x, self.modality, sum(self.cell.widths["image"])))
-        return found
+        outputs: Tensor = self.cell(split(x, self.modality, sum(self.cell.widths["image"])))
+        return outputs
