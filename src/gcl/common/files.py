@@ -16,6 +16,8 @@ from gcl.common.errors import UserError
 
 log = logging.getLogger(__name__)
 
+KEY = "key"  # a file that says what unfinished work is
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -62,6 +64,17 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     finally:
         path.unlink()
         file.close()
+
+
+def begin(folder: Path, key: str) -> None:
+    """Keep what a process that was killed left in a folder, if it was begun for the same key; else empty the folder."""
+    if (folder / KEY).exists() and (folder / KEY).read_text(encoding="utf-8") == key:
+        for torn in folder.glob(".*"):  # what atomic_path had not renamed
+            shutil.rmtree(torn)
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / KEY).write_text(key, encoding="utf-8")
 
 
 def walked(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:

@@ -3,20 +3,26 @@
 In:  a prepared benchmark, tower outputs of its images and texts (seed0/, ...), the exported model.
 Out: a run as Parquet: seed, task, pool, calibration, query_id, candidate_id, rank, score; on request the
      same as TREC files, one per seed, task, pool and calibration.
+
+What a CPU is busy with for long is kept beside the output until it is written: a process that was killed goes on.
 """
 
+import json
+import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gcl.common.arrays import FUSIONS
-from gcl.common.command import parser, run
+from gcl.common.command import digest, parser, run
 from gcl.common.devices import NO_CUDA, claim_gpu, has_cuda
 from gcl.common.errors import UserError
-from gcl.common.files import atomic_path
+from gcl.common.files import atomic_path, locked
 from gcl.common.names import lookup
 from gcl.common.progress import progress
 from gcl.common.rows import made_by
@@ -29,6 +35,7 @@ from gcl.retrieve.biases import read_bank
 from gcl.retrieve.calibration import MODES, read_calibration
 from gcl.retrieve.item_vectors import ModelOutputs
 from gcl.retrieve.run_file import STORED, run_table, write_trec
+from gcl.retrieve.scan.pieces import Pieces
 from gcl.retrieve.task_ranker import Ranker
 
 
@@ -61,28 +68,35 @@ def read_source(
     return ModelOutputs(outputs, keys, fusion, late, in_turns)
 
 
+class Model(NamedTuple):
+    """One seed of what embedded a benchmark."""
+
+    embeddings: list[Path]  # several parts in order
+    onnx: Path
+    calibration: Path | None  # file of its statistics
+
+
 def rank_seed(
     bench: PreparedBenchmark,
     prepared: Path,
-    embeddings: Sequence[Path],
+    model: Model,
     shared: Path | None,
-    onnx: Path,
-    calibration_file: Path | None,
     modes: list[str],
     k: int,
     device: str,
+    pieces: Pieces,
 ) -> Iterator[pa.Table]:
     """Yield the rankings of one seed for all calibrations, tasks and pools."""
-    about = read_export(onnx)
-    stats = None if calibration_file is None else read_calibration(calibration_file)
-    with made_by("export", onnx):
+    about = read_export(model.onnx)
+    stats = None if model.calibration is None else read_calibration(model.calibration)
+    with made_by("export", model.onnx):
         seed, late = int(about.get("seed", 0)), int(about.get("late", 1))
     if not 0 <= seed < 2**15:
-        raise UserError(f"{onnx}/export.json: seed {seed}, expected 0 to {2**15 - 1}")
-    source = read_source(prepared, embeddings, shared, about["fusion"], late)
-    check_rows(bench, source, embeddings[-1])
-    bank = None if calibration_file is None else read_bank(calibration_file, modes)
-    ranker = Ranker(bench, source, stats, device, bank, modes)
+        raise UserError(f"{model.onnx}/export.json: seed {seed}, expected 0 to {2**15 - 1}")
+    source = read_source(prepared, model.embeddings, shared, about["fusion"], late)
+    check_rows(bench, source, model.embeddings[-1])
+    bank = None if model.calibration is None else read_bank(model.calibration, modes)
+    ranker = Ranker(bench, source, stats, device, bank, modes, pieces)
     for mode in modes:
         for task in progress(bench.tasks, f"rank ({mode})", "task"):
             for pool in task.pools:
@@ -110,6 +124,32 @@ def calibration_of(onnx: Path, seed: str | None, chosen: Path | None, modes: lis
     return path
 
 
+def models_of(embeddings: list[Path], onnx: Path, calibration: Path | None, modes: list[str]) -> list[Model]:
+    """Return the model that embedded, or its seeds.
+
+    Raises:
+        UserError: there is none, or none of the statistics that a mode needs.
+    """
+    if (embeddings[-1] / "image.npy").exists():
+        return [Model(embeddings, onnx, calibration_of(onnx, None, calibration, modes))]
+    seeds = [seed.name for seed in sorted(embeddings[-1].glob("seed*"))]
+    if not seeds:
+        raise UserError(f"{embeddings[-1]} holds neither image.npy nor folders of seeds; run `infer`")
+    return [
+        Model([part / seed for part in embeddings], onnx / seed, calibration_of(onnx, seed, calibration, modes))
+        for seed in seeds
+    ]
+
+
+def key_of(prepared: Path, models: list[Model], shared: Path | None, modes: list[str], depth: int) -> str:
+    """Say what a run is made of: embeddings, which may be large, by their files' times and sizes."""
+    files = [path for model in models for part in model.embeddings for path in sorted(part.glob("*.npy"))]
+    stamps = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+    others = [path for model in models for path in (model.onnx, model.calibration) if path is not None]
+    hashes = [digest(path) for path in (prepared, *([] if shared is None else [shared]), *others)]
+    return json.dumps([stamps, hashes, modes, depth])
+
+
 def retrieve(
     prepared: Path,
     embeddings: list[Path],
@@ -134,30 +174,20 @@ def retrieve(
     if device != "cpu":
         claim_gpu()
     bench = read_benchmark(prepared, lists=True)
-    if (embeddings[-1] / "image.npy").exists():
-        models = [(embeddings, onnx, calibration_of(onnx, None, calibration, calibrations))]
-    else:
-        seeds = [seed.name for seed in sorted(embeddings[-1].glob("seed*"))]
-        models = [
-            (
-                [folder / seed for folder in embeddings],
-                onnx / seed,
-                calibration_of(onnx, seed, calibration, calibrations),
-            )
-            for seed in seeds
-        ]
-    if not models:
-        raise UserError(f"{embeddings[-1]} holds neither image.npy nor folders of seeds; run `infer`")
-    with atomic_path(output) as temporary:
+    models = models_of(embeddings, onnx, calibration, calibrations)
+    work = output.with_name(f".{output.name}.unfinished")
+    pieces = Pieces(work, partial(key_of, prepared, models, shared, calibrations, depth))
+    with locked(output.with_name(f".{output.name}.lock")), atomic_path(output) as temporary:
         writer = None
-        for folders, model, stats in models:
-            for table in rank_seed(bench, prepared, folders, shared, model, stats, calibrations, depth, device):
+        for model in models:
+            for table in rank_seed(bench, prepared, model, shared, calibrations, depth, device, pieces):
                 writer = writer or pq.ParquetWriter(temporary, table.schema, **STORED)
                 writer.write_table(table, row_group_size=max(1, len(table)))  # one group per ranking, as `score` reads
                 if trec is not None:
                     write_trec(table, trec, output.stem)
         if writer is not None:
             writer.close()
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Rankings of the pools of a benchmark by one model, for every query."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from gcl.data.prepared import PreparedBenchmark
 from gcl.retrieve import biases, calibration
 from gcl.retrieve.exact import Pool, Query, expanded, members_of, rank_list
 from gcl.retrieve.item_vectors import Distinct, DistinctTables, ModelOutputs, unit_vectors
+from gcl.retrieve.scan.pieces import Pieces
 from gcl.retrieve.search import best_rows
 
 QUERIES = 1024  # that are scored at a time
@@ -42,9 +44,10 @@ class Ranker:
         device: str,
         bank: biases.Bank | None = None,
         modes: Sequence[str] = (),
+        pieces: Pieces | None = None,
     ) -> None:
         self.bench, self.source, self.stats, self.device, self.bank = bench, source, stats, device, bank
-        self.modes = modes
+        self.modes, self.pieces = modes, pieces
         self.distinct = DistinctTables(bench.tables).of
         self.kept: dict[tuple[str, ...], Floats] = {}
         self.kept_mode = ""
@@ -143,14 +146,19 @@ class Ranker:
     ) -> dict[tuple[tuple[str, ...], str], dict[str, tuple[Floats, Ints]]]:
         """Read a pool once for all tasks and modes: return the best items by mode and table of distinct queries."""
         names = list(dict.fromkeys(task.queries for task, _ in users))
-        queries = [self.queries((name,), modes) for name in names]
-        parts = [of[mode] for mode in modes for of in queries]
+        parts = []  # those of the same vectors are neighbours
+        for name in names:
+            for same in zip(*self.queries((name,), modes).values(), strict=True):
+                parts += [(mode, name, query) for mode, query in zip(modes, same, strict=True)]
         k_all = k + max(self.excluded_most(task) for task, _ in users)
-        pool = self.pool(tables, modes[0])
-        best, rows = best_rows([query for part in parts for query in part], pool, k_all, self.device)
-        ends = np.cumsum([sum(len(query.vectors) for query in part) for part in parts])[:-1]
-        results = iter(zip(np.split(best, ends), np.split(rows, ends), strict=True))
-        return {(tables, mode): {name: next(results) for name in names} for mode in modes}
+        pool, queries = self.pool(tables, modes[0]), [query for *_, query in parts]
+        find = best_rows if self.pieces is None else partial(self.pieces.search, best_rows)
+        best, rows = find(queries, pool, k_all, self.device)
+        ends = np.cumsum([len(query.vectors) for query in queries])[:-1]
+        results: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+        for (mode, name, _), *result in zip(parts, np.split(best, ends), np.split(rows, ends), strict=True):
+            results.setdefault((mode, name), []).append(tuple(result))
+        return {(tables, mode): {name: joined(results[mode, name]) for name in names} for mode in modes}
 
     def excluded_most(self, task: Task) -> int:
         """Return how many candidates a query has that are not ranked for it, at most."""
@@ -185,6 +193,12 @@ class Ranker:
             ranked.scores.append(scores)
             ranked.rows.append(lists[query][columns].astype(np.int64))
         return ranked
+
+
+def joined(parts: list[tuple[Any, ...]]) -> tuple[Floats, Ints]:
+    """Join scores and rows of consecutive queries."""
+    scores, rows = zip(*parts, strict=True)
+    return np.concatenate(scores), np.concatenate(rows)
 
 
 def without(ranked: Ranked, excluded: list[set[int]], k: int) -> Ranked:

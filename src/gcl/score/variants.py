@@ -24,7 +24,7 @@ import numpy as np
 
 from gcl.common.command import digest, parser, run
 from gcl.common.errors import UserError
-from gcl.common.files import atomic_path, locked
+from gcl.common.files import KEY, atomic_path, begin, locked
 from gcl.common.markup import markdown
 from gcl.data.prepared import read_benchmark
 from gcl.export.smaller import VARIANTS, make
@@ -208,7 +208,7 @@ def variants(
     work = output.with_name(f".{output.name}.unfinished")
     with locked(output.with_name(f".{output.name}.lock")):
         key = "\n".join(map(str, (digest(onnx), *map(digest, prepared), *kinds, measure, repeats, device)))
-        go_on(work, key)
+        begin(work, key)
         models = {name: work / name for name in dict.fromkeys(["fp32", *kinds])}
         for name in [name for name, model in models.items() if not model.exists()]:
             with atomic_path(models[name]) as model:
@@ -218,22 +218,12 @@ def variants(
         best = chosen(results, within)
         text = write_tables(work, lines_of(results, sizes, measure), broken)
         shutil.rmtree(work / SCRATCH)
+        (work / KEY).unlink()
         (work / "chosen").symlink_to(best)
         with atomic_path(output) as folder:
             work.rename(folder)
     print(f"{text}\nchosen: {best}, the fastest that loses at most {within:g} points; {output}/chosen")
     return {"chosen": best}
-
-
-def go_on(work: Path, key: str) -> None:
-    """Keep what lies in a folder of unfinished work if it was begun for the same key, else begin anew."""
-    if (work / SCRATCH / "key").exists() and (work / SCRATCH / "key").read_text(encoding="utf-8") == key:
-        for torn in work.glob(".*"):
-            shutil.rmtree(torn)
-        return
-    shutil.rmtree(work, ignore_errors=True)
-    (work / SCRATCH).mkdir(parents=True)
-    (work / SCRATCH / "key").write_text(key, encoding="utf-8")
 
 
 def write_tables(folder: Path, rows: list[list[str]], broken: list[str]) -> str:
