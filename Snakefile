@@ -21,6 +21,7 @@ include: "workflow/rules/report.smk"
 
 onstart:
     LOCK.__enter__()  # held until this process ends, however it ends: a kill leaves none behind
+    sweep(Path(R))
 
 
 rule prepared:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gcl.common.files import atomic_path, locked
+from gcl.common.files import HELD, atomic_path, locked, sweep
 from support.workflow import (
     ARGUMENTS,
     CONFIG,
@@ -74,7 +74,7 @@ def killed_and_gone_on(undisturbed, kills, seed):
     assert outcome(clone) == expected
     assert "Nothing to be done" in snakemake(clone, "-n", *ARGUMENTS)
     hidden = [p for p in (clone / "results_kills").rglob(".*") if p.name != ".snakemake_timestamp"]
-    return [p for p in hidden if p.name.endswith(".unfinished")]
+    return [p for p in hidden if p.name.endswith(".unfinished") or p.name == HELD]
 
 
 def test_killed_twice(undisturbed):
@@ -93,6 +93,26 @@ def test_a_second_snakemake_on_the_same_results_is_refused(undisturbed):
         text = snakemake(clone, *ARGUMENTS, "--forcerun", "first", ok=False)
     assert "another process holds results_kills/.snakemake.lock; wait until it ends, or end it" in text
     snakemake(clone, *ARGUMENTS, "--forcerun", "first", "--allowed-rules", "first", "all")
+
+
+def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path):
+    writing = "import sys, time; from pathlib import Path; from gcl.common.files import atomic_path\n"
+    writing += (
+        "with atomic_path(Path(sys.argv[1])) as path: path.write_text('x'); print(path, flush=True); time.sleep(30)"
+    )
+    command = [sys.executable, "-c", writing, str(tmp_path / "below/file")]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    half = Path(other.stdout.readline().strip())
+    sweep(tmp_path)
+    assert half.read_text() == "x"  # its process lives
+    os.kill(other.pid, signal.SIGKILL)
+    other.wait()
+    assert half.exists()
+    sweep(tmp_path)
+    assert [*(tmp_path / "below").iterdir()] == []
+    with atomic_path(tmp_path / "below/file") as path:
+        path.write_text("y")
+    assert [path.name for path in (tmp_path / "below").iterdir()] == ["file"]
 
 
 def test_a_lock_is_waited_for_and_removed(tmp_path):

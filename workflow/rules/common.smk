@@ -10,7 +10,7 @@ from pathlib import Path
 from snakemake.settings.types import DeploymentMethod
 
 from gcl.common.devices import resolve
-from gcl.common.files import locked
+from gcl.common.files import locked, sweep
 from gcl.common.rows import to_json
 from gcl.config.backbones import backbone_files
 from gcl.config.paths import earlier, part_names, place, split_part, to_embed

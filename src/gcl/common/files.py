@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from gcl.common.errors import UserError
 
 log = logging.getLogger(__name__)
 
+HELD = ".held"  # a file beside half-written output that its process has locked
 KEY = "key"  # a file that says what unfinished work is
 
 
@@ -24,18 +25,31 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure.
 
     What is written there may be a file or a folder (make it yourself). A folder that already stands at
-    `path` is replaced. The rename stays within one file system, so a reader never sees half of it.
+    `path` is replaced. The rename stays within one file system, so a reader never sees half of it. What a killed
+    process leaves is for `sweep`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        temporary = holder / path.name
-        yield temporary
-        if temporary.is_dir() and path.is_dir():
-            path.rename(holder / "replaced")
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
+    with (holder / ".new").open("w") as lock:
+        with suppress(OSError):  # a file system may have no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            Path(lock.name).rename(holder / HELD)  # which has its name once it is locked
+        try:
+            temporary = holder / path.name
+            yield temporary
+            if temporary.is_dir() and path.is_dir():
+                path.rename(holder / "replaced")
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(holder, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written below a folder; living ones hold a lock on theirs."""
+    for held in [*folder.rglob(f".*/{HELD}")]:
+        with suppress(OSError), held.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(held.parent)
 
 
 @contextmanager
