@@ -17,6 +17,7 @@ from gcl.collection.index import index
 from gcl.collection.store import open_index, open_table, thumbnail_of
 from gcl.common.arrays import MODALITIES
 from gcl.common.errors import UserError
+from gcl.common.files import HELD
 from gcl.common.files import locked
 from support.collection import collect, photo
 
@@ -147,8 +148,12 @@ def test_a_run_that_is_killed_goes_on(model, tmp_path, monkeypatch):
         patch.setattr(module, "write", write_twice)
         with pytest.raises(KeyboardInterrupt):
             index(tmp_path / "things", model, tmp_path / "index", "cpu")
+    half = tmp_path / "index/.scan.x"  # what a signal that can't be caught leaves
+    half.mkdir()
+    (half / HELD).touch()
     assert counts(tmp_path / "things", model, tmp_path / "index") == nothing(added=4, kept=8, embedded=4)
     assert len(contents(tmp_path / "index")) == 12
+    assert not half.exists()
 
 
 def test_what_can_not_be_used_is_listed_and_the_rest_is_there(model, tmp_path):

@@ -21,7 +21,7 @@ from gcl.collection.store import About, among, batches, open_table, read_about, 
 from gcl.common.arrays import Floats
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
-from gcl.common.files import atomic_path, locked
+from gcl.common.files import atomic_path, locked, sweep
 from gcl.common.progress import progress
 from gcl.data.images import MARGIN, open_image, to_array
 from gcl.data.records import write_rejects
@@ -195,6 +195,7 @@ def index(source: Path, model: Path, output: Path, device: str) -> dict[str, Any
     source, model = source.resolve(), model.resolve()  # a search may be started elsewhere
     output.mkdir(parents=True, exist_ok=True)
     with locked(output / ".lock", wait=False):
+        sweep(output)
         sha256 = model_hash(model, output / "model.json")
         embedder = Embedder(model, device)
         about = About(str(model), sha256, embedder.mode, embedder.model.width, str(source), late=embedder.model.late)
