@@ -17,8 +17,7 @@ from gcl.collection.index import index
 from gcl.collection.store import open_index, open_table, thumbnail_of
 from gcl.common.arrays import MODALITIES
 from gcl.common.errors import UserError
-from gcl.common.files import HELD
-from gcl.common.files import locked
+from gcl.common.files import HELD, locked
 from support.collection import collect, photo
 
 
