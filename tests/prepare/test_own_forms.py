@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gcl.common.errors import UserError
-from gcl.data.images import UPRIGHT, open_image, read_bytes
+from gcl.data.images import UPRIGHT, examine, open_image, read_bytes
 from gcl.data.records import read_parquet
 from gcl.prepare.check import check
 from gcl.prepare.pairs.auto import shape_of
-from gcl.prepare.prepare import examine, prepare_pairs
+from gcl.prepare.prepare import prepare_pairs
 from support.own import picture, read, shard
 
 

@@ -22,7 +22,8 @@ def picture(number=0, form="PNG"):
 def read(folder, reader="auto"):
     """The pairs that can be used, and by record why others can't."""
     with tempfile.TemporaryDirectory() as scratch:
-        pairs, _ = usable(reader_of_pairs(reader).read(folder), 1.0, Path(scratch) / "rejects.csv")
+        work = Path(scratch) / "work"
+        pairs, _ = usable(reader_of_pairs(reader).read(folder), 1.0, Path(scratch) / "rejects.csv", 1, work)
         with (Path(scratch) / "rejects.csv").open(newline="", encoding="utf-8") as file:
             return pairs, {row["record"]: row["reason"] for row in csv.DictReader(file)}
 

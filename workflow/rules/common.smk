@@ -191,6 +191,12 @@ def prepare_threads(wildcards):
     return workflow.cores if CONFIG.shards.get(wildcards.benchmark, 1) > 1 else 1
 
 
+def pair_threads():
+    """Pairs that ship with the project are few; others are examined by all cores."""
+    files = PROJECT.datasets[CONFIG.pairs].files
+    return 1 if files and all(file.sha256 and not (file.hub or file.urls) for file in files) else workflow.cores
+
+
 def train_threads(wildcards):
     """Heads train on one core, so that recipes train side by side; whole models take all."""
     return 1 if is_heads(wildcards.recipe) else workflow.cores

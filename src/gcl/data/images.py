@@ -7,17 +7,23 @@ file that holds many: a member's name in x.zip and x.tar, a row in x.parquet and
 
 import hashlib
 import io
+import json
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from gcl.common.devices import in_threads
 from gcl.common.errors import UserError
+from gcl.common.files import begin
 from gcl.config.backbones import Preprocess
 from gcl.data.containers import read_member
 
+EXAMINED = 4096  # images whose examination is kept at a time
 MAX_PIXELS = 100_000_000  # checked before decoding
 # Raster formats alone: Pillow would start Ghostscript on what calls itself PostScript, whatever the file's name.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
@@ -175,3 +181,47 @@ def load(location: str, how: Preprocess, sha256: str | None = None) -> np.ndarra
     average (results/benchmarks/embedding.json).
     """
     return to_array(open_image(location, MARGIN * how.size, sha256), how)
+
+
+class Examined(NamedTuple):
+    """What is found of an image."""
+
+    sha256: str  # of its bytes
+    fault: str  # what is wrong with it; then there is no hash
+    is_turned: bool = False  # by its EXIF orientation, of which its location does not say yet
+
+
+def examine(location: str) -> Examined:
+    """Decode an image, and turn it if its EXIF orientation says so."""
+    try:
+        data = read_bytes(location)
+        image = loaded(data, location)
+        turns = is_turned(image)
+        to_rgb(turned_upright(image, location), location)
+    except (OSError, ValueError) as error:
+        return Examined("", str(error))
+    return Examined(hashlib.sha256(data).hexdigest(), "", turns and not location.endswith(UPRIGHT))
+
+
+def examined(locations: list[str], workers: int, work: Path) -> Iterator[Examined]:
+    """Examine images in threads; of many, what was found is kept, and a process that was killed goes on.
+
+    Args:
+        locations: of the images.
+        workers: threads.
+        work: a folder for what was found; whoever has used it all removes it.
+    """
+    if len(locations) <= EXAMINED:
+        yield from in_threads(examine, locations, workers, EXAMINED)
+        return
+    begin(work, hashlib.sha256("\n".join(locations).encode("utf-8", "surrogatepass")).hexdigest())
+    with (work / "examined.jsonl").open("ab+") as file:
+        file.seek(0)
+        lines = [line for line in file if line.endswith(b"\n")]
+        file.truncate(sum(map(len, lines)))  # the last may have been cut
+        yield from (Examined(*json.loads(line)) for line in lines)
+        for start in range(len(lines), len(locations), EXAMINED):
+            images = [*in_threads(examine, locations[start : start + EXAMINED], workers, EXAMINED)]
+            file.write("".join(json.dumps(image) + "\n" for image in images).encode())
+            file.flush()
+            yield from images

@@ -8,10 +8,12 @@ import csv
 import sys
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from gcl.common.command import parser, run
+from gcl.common.devices import cores
 from gcl.common.errors import UserError
 from gcl.common.files import atomic_path
 from gcl.data.images import UPRIGHT, open_image
@@ -86,8 +88,8 @@ def check(data: Path, reader: str, batch_size: int, width: int, reject_limit: fl
     chosen = shape_of(data) if reader == "auto" else reader
     read = reader_of_pairs(chosen).read
     target = rejects or data / "rejects.csv"
-    with atomic_path(target) as temporary:
-        pairs, digests = usable(read(data), 1.0, temporary)
+    with atomic_path(target) as temporary, TemporaryDirectory() as work:
+        pairs, digests = usable(read(data), 1.0, temporary, cores(), Path(work))
     with target.open(newline="", encoding="utf-8") as file:
         reasons = [row["reason"] for row in csv.DictReader(file)]
     total = len(pairs) + len(reasons)

@@ -5,21 +5,19 @@ Out: a folder of tables, described in records.py and items.py. What can't be use
      it is an error if its share is above the limit, which for benchmarks is nought unless their row says otherwise.
 """
 
-import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from gcl.common.command import parser, run
-from gcl.common.devices import in_threads
 from gcl.common.errors import UserError
-from gcl.common.files import atomic_path
+from gcl.common.files import atomic_path, locked
 from gcl.common.progress import progress
 from gcl.common.rows import from_json
 from gcl.config.benchmarks import Benchmark, TaskFacts
-from gcl.data.images import UPRIGHT, is_turned, loaded, read_bytes, to_rgb, turned_upright
+from gcl.data.images import UPRIGHT, Examined, examined
 from gcl.data.items import Contents, write_benchmark
 from gcl.data.records import Pair, content_id, write_pairs, write_rejects
 from gcl.data.textualise import read_captions, textualised
@@ -31,30 +29,24 @@ from gcl.prepare.pairs import reader_of_pairs
 log = logging.getLogger(__name__)
 
 
-class Examined(NamedTuple):
-    """What is found of an image."""
-
-    sha256: str  # of its bytes
-    fault: str  # what is wrong with it; then there is no hash
-    is_turned: bool = False  # by its EXIF orientation, of which its location does not say yet
+def fault_of(pair: Pair) -> str:
+    """Return what is wrong with a pair, whatever its image is."""
+    return pair.fault or ("" if any(text.strip() for text in pair.texts) else "no caption")
 
 
-def examine(location: str) -> Examined:
-    """Decode an image, and turn it if its EXIF orientation says so."""
-    try:
-        data = read_bytes(location)
-        image = loaded(data, location)
-        turns = is_turned(image)
-        to_rgb(turned_upright(image, location), location)
-    except (OSError, ValueError) as error:
-        return Examined("", str(error))
-    return Examined(hashlib.sha256(data).hexdigest(), "", turns and not location.endswith(UPRIGHT))
-
-
-def usable(pairs: Iterable[Pair], limit: float, listing: Path) -> tuple[list[Pair], dict[str, str]]:
+def usable(
+    pairs: Iterable[Pair], limit: float, listing: Path, workers: int, work: Path
+) -> tuple[list[Pair], dict[str, str]]:
     """Drop pairs without caption, with an unreadable image, or that occur twice; list them, refuse too many.
 
     Images are turned upright where their EXIF orientation says so.
+
+    Args:
+        pairs: in the order of which the first of a kind stays.
+        limit: share of unusable pairs that is refused.
+        listing: file to write.
+        workers: threads that examine images.
+        work: folder for what was found of many images, if the process is killed.
 
     Returns:
         The pairs that stay, and the sha256 of every image by its location.
@@ -62,12 +54,14 @@ def usable(pairs: Iterable[Pair], limit: float, listing: Path) -> tuple[list[Pai
     kept: dict[str, Pair] = {}
     digests: dict[str, str] = {}
     rejects: list[tuple[str, str, str]] = []
-    total = 0
-    for pair in progress(pairs, "check images", "image"):
-        total += 1
+    pairs = list(pairs)
+    locations = list(dict.fromkeys(pair.image for pair in pairs if not fault_of(pair)))
+    checked = progress(examined(locations, workers, work), "check images", "image", len(locations))
+    images, total = dict(zip(locations, checked, strict=True)), len(pairs)
+    for pair in pairs:
         pair = pair._replace(texts=tuple(t.strip() for t in pair.texts if t.strip()))
-        fault = pair.fault or ("" if pair.texts else "no caption")
-        image = Examined("", fault) if fault else examine(pair.image)
+        fault = fault_of(pair)
+        image = Examined("", fault) if fault else images[pair.image]
         if not (reason := image.fault):
             pair = pair._replace(image=f"{pair.image}{UPRIGHT}") if image.is_turned else pair
             digests[pair.image] = image.sha256
@@ -90,17 +84,23 @@ def usable(pairs: Iterable[Pair], limit: float, listing: Path) -> tuple[list[Pai
 
 
 def prepare_pairs(
-    data: Path, reader: str, limit: float, max_pairs: int | None, output: Path, held: HeldOut | None = None
+    data: Path,
+    reader: str,
+    limit: float,
+    max_pairs: int | None,
+    output: Path,
+    held: HeldOut | None = None,
+    workers: int = 1,
 ) -> None:
     """Write the training pairs of a data set, and those that are held out as a folder of their own, held_out/.
 
     Raises:
         UserError: no pair at all, too many unusable ones, or too few for what is held out.
     """
-    read = reader_of_pairs(reader).read
+    read, work = reader_of_pairs(reader).read, work_of(output)
     with atomic_path(output) as folder:
         folder.mkdir()
-        pairs, digests = usable(islice(read(data), max_pairs), limit, folder / "rejects.csv")
+        pairs, digests = usable(islice(read(data), max_pairs), limit, folder / "rejects.csv", workers, work)
         if not pairs:
             raise UserError(f"{data} holds no usable pair")
         if held is not None:
@@ -108,6 +108,12 @@ def prepare_pairs(
             (folder / HELD_OUT).mkdir()
             log.info("%d pairs held out", write_pairs(folder / HELD_OUT, out, digests))
         log.info("%d pairs", write_pairs(folder, pairs, digests))
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def work_of(output: Path) -> Path:
+    """Return the folder of what a process that is killed leaves for the next."""
+    return output.with_name(f".{output.name}.unfinished")
 
 
 def prepare_benchmark(
@@ -126,7 +132,8 @@ def prepare_benchmark(
     if max_queries is not None:
         contents = first_queries(contents, max_queries)
     locations = list({image: None for items in contents.tables.values() for item in items for image in item.images})
-    examined_images = list(progress(examined(locations, workers), "check images", "image", len(locations)))
+    checked = examined(locations, workers, work_of(output))
+    examined_images = list(progress(checked, "check images", "image", len(locations)))
     bad = {location: image.fault for location, image in zip(locations, examined_images, strict=True) if image.fault}
     digests = {
         location: image.sha256 for location, image in zip(locations, examined_images, strict=True) if not image.fault
@@ -141,6 +148,7 @@ def prepare_benchmark(
             raise UserError(too_many(contents.rejects, unusable, row.reject_limit, listing))
         write_rejects(folder / "rejects.csv", contents.rejects)
         write_benchmark(folder, contents, about, digests)
+    shutil.rmtree(work_of(output), ignore_errors=True)
     if unusable:
         log.warning(
             "%d images unusable, listed in rejects.csv; %d queries count as misses", unusable, len(contents.missing)
@@ -149,11 +157,6 @@ def prepare_benchmark(
         log.warning("%d images have an EXIF orientation, which is ignored, as the official loaders do", lying)
     sizes = len(contents.tasks), sum(map(len, contents.tables.values())), len(contents.qrels)
     log.info("%d tasks, %d items, %d qrels", *sizes)
-
-
-def examined(locations: list[str], workers: int) -> Iterator[Examined]:
-    """Examine images in threads, some thousand at a time: a pool may have millions."""
-    return in_threads(examine, locations, max(1, workers), 4096)
 
 
 def too_many(rejects: Iterable[tuple[str, str, str]], unusable: int, limit: float, listing: Path) -> str:
@@ -263,10 +266,11 @@ def prepare(
     """Prepare the pairs (reader) or the benchmark found in the folder `data`."""
     if (reader is None) == (benchmark is None):
         raise UserError("give either --reader, for training pairs, or --benchmark")
-    if benchmark is not None:
-        prepare_benchmark(data, images or data, benchmark, max_queries, workers, output)
-    else:
-        prepare_pairs(data, reader or "", reject_limit, max_pairs, output, held)
+    with locked(output.with_name(f".{output.name}.lock")):  # one that outlived its killed Snakemake may be at it
+        if benchmark is not None:
+            prepare_benchmark(data, images or data, benchmark, max_queries, max(1, workers), output)
+        else:
+            prepare_pairs(data, reader or "", reject_limit, max_pairs, output, held, max(1, workers))
 
 
 def main() -> None:
@@ -283,5 +287,5 @@ def main() -> None:
         "--hold-out", dest="held", type=from_json(HeldOut), help="pairs that are measured on: options of `own` as JSON"
     )
     options.add_argument("--max-queries", type=int, help="keep the first so many queries of each table")
-    options.add_argument("--workers", type=int, default=1, help="threads that check a benchmark's images")
+    options.add_argument("--workers", type=int, default=1, help="threads that check images (1)")
     run(options, prepare)

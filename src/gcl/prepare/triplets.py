@@ -12,6 +12,7 @@ records    triplets.jsonl: query_image, query_text, target_image, target_text, n
 """
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,16 +120,18 @@ def read(data: Path, form: str) -> Iterator[Triplet]:
                 yield Triplet(place, None, None, None, None, (), str(error))
 
 
-def usable(triplets: list[Triplet], workers: int) -> tuple[list[Triplet], dict[str, str], list[tuple[str, str, str]]]:
+def usable(
+    triplets: list[Triplet], workers: int, work: Path
+) -> tuple[list[Triplet], dict[str, str], list[tuple[str, str, str]]]:
     """Leave out triplets that are at fault or whose images can't be read.
 
     Returns:
         Those that stay, the sha256 of every image by its location, and the rejects: record, image, reason.
     """
-    from gcl.prepare.prepare import examined  # it decodes images; the config asks this module for its forms alone
+    from gcl.data.images import examined  # it decodes images; the config asks this module for its forms alone
 
     locations = list(dict.fromkeys(image for triplet in triplets for image in triplet.images))
-    examined_images = progress(examined(locations, workers), "check images", "image", len(locations))
+    examined_images = progress(examined(locations, workers, work), "check images", "image", len(locations))
     images = dict(zip(locations, examined_images, strict=True))
     kept, rejects = [], []
     for triplet in triplets:
@@ -148,7 +151,8 @@ def triplets(data: Path, form: str, reject_limit: float, workers: int, output: P
     """
     if not (every := list(read(data, form))):
         raise UserError(f"{data} holds no triplet: {' and '.join(FORMS[form][0])} have no lines")
-    kept, digests, rejects = usable(every, workers)
+    work = output.with_name(f".{output.name}.unfinished")
+    kept, digests, rejects = usable(every, max(1, workers), work)
     if not kept or len(rejects) > reject_limit * len(every):
         write_rejects(listing := output.with_name(f"{output.name}.rejects.csv"), rejects)
         raise UserError(
@@ -160,7 +164,9 @@ def triplets(data: Path, form: str, reject_limit: float, workers: int, output: P
     with atomic_path(output) as folder:
         folder.mkdir()
         write_rejects(folder / "rejects.csv", rejects)
-        return {"triplets": write_triplets(folder, kept, digests), "unusable": len(rejects)}
+        count = write_triplets(folder, kept, digests)
+    shutil.rmtree(work, ignore_errors=True)
+    return {"triplets": count, "unusable": len(rejects)}
 
 
 def main() -> None:
