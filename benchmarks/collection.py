@@ -57,21 +57,21 @@ def fill(folder: Path, n: int, model: Path, centres: int = 0) -> Path:
 
 def engines(folder: Path, model: Path) -> dict[str, Callable[[], object]]:
     """Return a query's way through each engine, from its text to its ten items."""
-    embedder, found = Embedder(model, "cpu", ["text"]), open_index(folder)
-    vectors = folded(found, "text")(slice(0, len(found.items)))
+    embedder, opened = Embedder(model, "cpu", ["text"]), open_index(folder)
+    vectors = folded(opened, "text")(slice(0, len(opened.items)))
     flat = faiss.IndexFlatIP(WIDTH + 1)
     flat.add(vectors)
     base = lancedb.connect(folder.with_suffix(".lance"))
-    stored = base.create_table("x", found.items.append_column("vector", fixed(vectors)))
+    stored = base.create_table("x", opened.items.append_column("vector", fixed(vectors)))
 
-    def asked() -> np.ndarray:
+    def embed() -> np.ndarray:
         return np.append(embedder.query([Term(1.0, text=TEXT)]).vectors[0], np.float32(1))
 
     return {
-        "embedding alone": asked,
-        "ours": lambda: search_index(found, embedder.query([Term(1.0, text=TEXT)]), K),
-        "FAISS, flat": lambda: flat.search(asked()[None], K),
-        "LanceDB, flat": lambda: stored.search(asked()).distance_type("dot").limit(K).to_arrow(),
+        "embedding alone": embed,
+        "ours": lambda: search_index(opened, embedder.query([Term(1.0, text=TEXT)]), K),
+        "FAISS, flat": lambda: flat.search(embed()[None], K),
+        "LanceDB, flat": lambda: stored.search(embed()).distance_type("dot").limit(K).to_arrow(),
     }
 
 
@@ -84,9 +84,9 @@ def one_query(folder: Path, model: Path, repeats: int) -> dict[str, Any]:
     """Time one query over growing indexes."""
     rows = []
     for n in SIZES[:2]:
-        found = in_turns(engines(fill(folder / f"{n}", n, model), model), repeats)
-        ours = found["ours"]
-        for name, times in found.items():
+        by_engine = in_turns(engines(fill(folder / f"{n}", n, model), model), repeats)
+        ours = by_engine["ours"]
+        for name, times in by_engine.items():
             rows.append([f"{n:,}", name, times.shown(), "" if name == "ours" else ours.over(times)])
     caption = f"One text query, from its words to the {K} best of items of {WIDTH} numbers; last, our time over theirs."
     return table(caption, ["items", "engine", "time", "ours / it"], rows)
@@ -95,20 +95,20 @@ def one_query(folder: Path, model: Path, repeats: int) -> dict[str, Any]:
 def recall(folder: Path, model: Path, repeats: int) -> dict[str, Any]:
     """Compare LanceDB's index with the exact search, where items lie in clusters as real ones do."""
     embedder, n = Embedder(model, "cpu", ["text"]), SIZES[1]
-    found = open_index(fill(folder / "clustered", n, model, n // 100))
-    asked = [embedder.query_of(vector, "text") for vector in near(found.vectors[:: n // QUERIES])]
-    approximate(found, asked[0], K, None, None)  # makes the index
+    opened = open_index(fill(folder / "clustered", n, model, n // 100))
+    queries = [embedder.query_of(vector, "text") for vector in near(opened.vectors[:: n // QUERIES])]
+    approximate(opened, queries[0], K, None, None)  # makes the index
     shares = []
-    for query in asked:
+    for query in queries:
         best, some = (
             {hit.row for hit in hits}
-            for hits in (search_index(found, query, K), approximate(found, query, K, None, None))
+            for hits in (search_index(opened, query, K), approximate(opened, query, K, None, None))
         )
         shares.append(len(best & some) / K)
     times = in_turns(
         {
-            "exact": lambda: [search_index(found, query, K) for query in asked[:10]],
-            "approximate": lambda: [approximate(found, query, K, None, None) for query in asked[:10]],
+            "exact": lambda: [search_index(opened, query, K) for query in queries[:10]],
+            "approximate": lambda: [approximate(opened, query, K, None, None) for query in queries[:10]],
         },
         repeats,
     )
@@ -117,7 +117,7 @@ def recall(folder: Path, model: Path, repeats: int) -> dict[str, Any]:
         for name, share in (("exact", "1"), ("approximate", f"{np.mean(shares):.3f}"))
     ]
     caption = (
-        f"{n:,} items in {n // 100:,} clusters, {len(asked)} queries near items: a query's time and recall at {K}."
+        f"{n:,} items in {n // 100:,} clusters, {len(queries)} queries near items: a query's time and recall at {K}."
     )
     return table(caption, ["search", "time", "recall"], rows)
 
@@ -139,9 +139,9 @@ def indexing(folder: Path, model: Path, paths: list[str], repeats: int) -> dict[
         "bare": lambda: [encoder.image.run(None, {"pixels": batch}) for batch in batches],
         "index": lambda: index(source, model, folder / f"index{next(count)}", "cpu"),
     }
-    found = in_turns(works, repeats)
-    bare = Times([seconds / len(pixels) for seconds in found["bare"].seconds])
-    whole = Times([seconds / len(paths) for seconds in found["index"].seconds])
+    times = in_turns(works, repeats)
+    bare = Times([seconds / len(pixels) for seconds in times["bare"].seconds])
+    whole = Times([seconds / len(paths) for seconds in times["index"].seconds])
     rows = [
         ["the bare ONNX session, decoded pixels in memory", bare.shown(), ""],
         [f"`gcl index` of {len(paths)} pictures of 640 x 480", whole.shown(), bare.over(whole)],
@@ -178,19 +178,19 @@ def adding(folder: Path, model: Path, paths: list[str], repeats: int) -> dict[st
 def prefill(source: Path, model: Path, folder: Path) -> int:
     """Write the index of a folder with random vectors in place of its items' own, which would take a while."""
     folder.mkdir()
-    found, rows = list(entries_of(source)), open_table(folder, WIDTH)
+    entries, rows = list(entries_of(source)), open_table(folder, WIDTH)
     columns = {
-        "id": [entry.item_id for entry in found],
-        "modality": [entry.modality for entry in found],
-        "path": [entry.image or "" for entry in found],
-        "text": [entry.text or "" for entry in found],
-        "content": [entry.content() for entry in found],
-        "stamp": [entry.stamp for entry in found],
-        "thumbnail": [b""] * len(found),
+        "id": [entry.item_id for entry in entries],
+        "modality": [entry.modality for entry in entries],
+        "path": [entry.image or "" for entry in entries],
+        "text": [entry.text or "" for entry in entries],
+        "content": [entry.content() for entry in entries],
+        "stamp": [entry.stamp for entry in entries],
+        "thumbnail": [b""] * len(entries),
     }
-    upsert(rows, columns, unit_rows(len(found), 0))
+    upsert(rows, columns, unit_rows(len(entries), 0))
     write_about(folder, hashed(folder, model.resolve(), str(source)))
-    return len(found)
+    return len(entries)
 
 
 def cold(folder: Path, model: Path, repeats: int) -> dict[str, Any]:
@@ -200,8 +200,8 @@ def cold(folder: Path, model: Path, repeats: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "gcl.collection.search", str(folder / f"{n}"), "--text", TEXT]
         (folder / f"{n}/index.json").unlink()
         write_about(folder / f"{n}", hashed(folder / f"{n}", model))
-        found = in_turns({"search": lambda c=command: subprocess.run(c, check=True, capture_output=True)}, repeats)
-        rows.append([f"{n:,}", found["search"].shown()])
+        times = in_turns({"search": lambda c=command: subprocess.run(c, check=True, capture_output=True)}, repeats)
+        rows.append([f"{n:,}", times["search"].shown()])
     return table("`gcl search --text`, a process of its own.", ["items", "time"], rows)
 
 

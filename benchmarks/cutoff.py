@@ -35,14 +35,14 @@ def units(bench: PreparedBenchmark, name: str, folder: Path, mode: str, stats: C
 
 def scores(bench: PreparedBenchmark, folder: Path, stats: Calibration, mode: str) -> dict[str, tuple[Floats, Any]]:
     """Return by task the (Q, C) scores of its local pool, and which are relevant."""
-    found = {}
+    scores_by_task = {}
     for task in bench.tasks:
         (pool,) = task.pools["local"]
         query, candidate = (units(bench, name, folder, mode, stats) for name in (task.queries, pool))
         factors, offsets = affine(mode, task.query_modality, [task.candidate_modality], stats)
         good = relevance(bench, task.name, bench.queries(task), bench.tables[pool].ids.to_pylist())
-        found[task.name] = ((query @ candidate.T) * factors + offsets, good)
-    return found
+        scores_by_task[task.name] = ((query @ candidate.T) * factors + offsets, good)
+    return scores_by_task
 
 
 def main() -> None:

@@ -64,8 +64,8 @@ def write_model(folder: Path, name: str) -> tuple[Path, torch.nn.Module]:
     row = Backbone(family="clip", model=name, weights={"model": "weights.safetensors"}, fusion="sum_raw")
     built = family("clip").build(row, folder)
     (folder / "fp32").mkdir()
-    found = export_graphs(folder / "fp32", built.graphs(), built)
-    write_export(folder / "fp32", "all", name, row, settings(built) | {"parity": found})
+    about = export_graphs(folder / "fp32", built.graphs(), built)
+    write_export(folder / "fp32", "all", name, row, settings(built) | {"parity": about})
     make(folder / "fp32", small(), folder / small())
     return folder, built.model.to(options.device)
 
@@ -123,10 +123,10 @@ def rates(models: Path, model: torch.nn.Module, paths: list[str], folder: Path, 
             works[f"ONNX {kind}, the same by IO binding"] = (lambda k=kind: bound(k), few)
         works[f"ONNX {kind}, files to disk"] = (lambda k=kind: whole(k), all_of_them)
         works[f"{kind} of a few"] = (lambda k=kind: whole(k, "a_few"), 1)
-    found = in_turns({name: work for name, (work, _) in works.items()}, repeats)
-    rates = {name: Times([s / works[name][1] for s in times.seconds]) for name, times in found.items()}
+    seconds = in_turns({name: work for name, (work, _) in works.items()}, repeats)
+    rates = {name: Times([s / works[name][1] for s in times.seconds]) for name, times in seconds.items()}
     for kind in encoders:  # what a long run has: without opening the model and reading what is to be done
-        one, whole_run = rates.pop(f"{kind} of a few"), found[f"ONNX {kind}, files to disk"]
+        one, whole_run = rates.pop(f"{kind} of a few"), seconds[f"ONNX {kind}, files to disk"]
         further = [(b - a) / (all_of_them - FEW) for a, b in zip(one.seconds, whole_run.seconds, strict=True)]
         rates[f"ONNX {kind}, files to disk, each further image"] = Times(further)
     return rates
@@ -173,11 +173,11 @@ def main() -> None:
         write_prepared(folder / "a_few", paths[:FEW], 1)
         times = rates(models, model, paths, folder, given.repeats)
         rows = []
-        for what, found in times.items():
+        for what, seconds in times.items():
             bare = times[f"ONNX {small() if small() in what else 'fp32'}, pixels to vectors"]
-            values[what] = found.seconds
+            values[what] = seconds.seconds
             peer = times["torch fp32, pixels to vectors"]
-            rows.append([what, f"{1 / found.median:.1f}", bare.over(found), peer.over(found)])
+            rows.append([what, f"{1 / seconds.median:.1f}", bare.over(seconds), peer.over(seconds)])
         opened = open_encoder(models / "fp32", "cpu", 1)
         reading = decoding(folder, 192, opened.preprocess, opened.batch, given.repeats)
     caption = (

@@ -51,20 +51,20 @@ def pools() -> Curve:
 def queries() -> Curve:
     """Return works for queries, 200,000 candidates."""
     sizes = [256, 512, 1024, 2048, 4096]
-    vectors, asked = unit_rows(200_000, 0), unit_rows(sizes[-1], 1)
-    return sizes, [lambda n=n: search(vectors, asked[:n], 100) for n in sizes]
+    vectors, queries = unit_rows(200_000, 0), unit_rows(sizes[-1], 1)
+    return sizes, [lambda n=n: search(vectors, queries[:n], 100) for n in sizes]
 
 
 def images(folder: Path) -> Curve:
     """Return works for images, from files to disk."""
     sizes = [64, 128, 256, 512, 1024]
     models, _ = write_model(folder / "models", "ViT-S-32-alt")
-    found = write_images(folder / "images", sizes[-1], (320, 240))
+    paths = write_images(folder / "images", sizes[-1], (320, 240))
     outputs = iter(range(10**6))
 
     def work(n: int) -> Callable[[], object]:
         prepared = folder / f"prepared{n}"
-        write_prepared(prepared, found[:n], 8)
+        write_prepared(prepared, paths[:n], 8)
         model = models / "fp32"
         return lambda: infer(model, prepared, None, "cpu", 0, False, False, (0, 1), folder / f"out{next(outputs)}")
 

@@ -70,15 +70,15 @@ def errors(n: int, rule: str, t: float, spread: float) -> tuple[float, float]:
     vectors = batch(n, spread)
     mix = mix_of(vectors)
     found_at, exact_at = vectors.clone().requires_grad_(), vectors.double().requires_grad_()
-    found = gcl_loss(found_at, SIX, rule, t, None, None, mix)
-    found.backward()
+    ours = gcl_loss(found_at, SIX, rule, t, None, None, mix)
+    ours.backward()
     value = 0.0
     for start in range(0, n, ROWS):
         part = literal(fused(exact_at, mix), rule, t, slice(start, start + ROWS))
         part.backward()
         value += part.item()
     at = exact_at.grad
-    return abs(found.item() - value) / max(value, 1.0), ((found_at.grad.double() - at).norm() / at.norm()).item()
+    return abs(ours.item() - value) / max(value, 1.0), ((found_at.grad.double() - at).norm() / at.norm()).item()
 
 
 def works(n: int) -> dict[str, object]:
@@ -92,13 +92,13 @@ def works(n: int) -> dict[str, object]:
         leaf.grad = None
         loss().backward()
 
-    found = {"clip": lambda: run(pair, lambda: clip(pair[0], pair[1], scale))}
+    runs = {"clip": lambda: run(pair, lambda: clip(pair[0], pair[1], scale))}
     for rule in RULES if n <= NAIVE_UP_TO else ["no_self"]:
-        found[rule] = lambda r=rule: run(pair, lambda: gcl_loss(pair, SIX, r, 0.07, None, None, mix))
-    found["no_self, native"] = lambda: run(triple, lambda: gcl_loss(triple, SIX, "no_self", 0.07))
+        runs[rule] = lambda r=rule: run(pair, lambda: gcl_loss(pair, SIX, r, 0.07, None, None, mix))
+    runs["no_self, native"] = lambda: run(triple, lambda: gcl_loss(triple, SIX, "no_self", 0.07))
     if n <= NAIVE_UP_TO:
-        found["naive no_self"] = lambda: run(triple, lambda: literal(triple, "no_self", 0.07, slice(None)))
-    return found
+        runs["naive no_self"] = lambda: run(triple, lambda: literal(triple, "no_self", 0.07, slice(None)))
+    return runs
 
 
 def main() -> None:
@@ -115,16 +115,23 @@ def main() -> None:
     for n in given.sizes:
         times = in_turns(works(n), given.repeats if n <= NAIVE_UP_TO else 3)
         rows = []
-        for name, found in times.items():
+        for name, seconds in times.items():
             mb = growth_alone(__file__, f"{name}:{n}")
             # Multiplications and additions of the products that the method needs, with what symmetry saves.
             blocks = {"clip": 6, "naive no_self": 27, "no_self, native": 18}.get(name, 8)
-            rate = 2 * blocks * n * n * WIDTH / found.median / 1e12
+            rate = 2 * blocks * n * n * WIDTH / seconds.median / 1e12
             leaf = (3 if "native" in name or "naive" in name else 2) * n * WIDTH * 4 / 2**20
             rows.append(
-                [name, found.shown(), found.over(times["clip"]), f"{rate / peak:.0%}", f"{mb:.0f}", f"{mb - leaf:.0f}"]
+                [
+                    name,
+                    seconds.shown(),
+                    seconds.over(times["clip"]),
+                    f"{rate / peak:.0%}",
+                    f"{mb:.0f}",
+                    f"{mb - leaf:.0f}",
+                ]
             )
-            values[f"{name}:{n}"] = {"seconds": found.seconds, "megabytes": mb}
+            values[f"{name}:{n}"] = {"seconds": seconds.seconds, "megabytes": mb}
         columns = [
             "loss",
             "time",

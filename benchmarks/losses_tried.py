@@ -114,8 +114,8 @@ def keeps_frozen(a: Views, masked: Tensor, frozen: Views, weight: float) -> Tens
     total = cl(a, a, masked, frozen)
     own = torch.eye(len(masked), dtype=torch.bool)
     for m, x in frozen.items():
-        found, wanted = ((v @ v.T / 0.1).masked_fill(own, GONE) for v in (a[m], x))
-        total = total + weight * kl_div(log_softmax(found, 1), softmax(wanted, 1), reduction="batchmean")
+        actual, wanted = ((v @ v.T / 0.1).masked_fill(own, GONE) for v in (a[m], x))
+        total = total + weight * kl_div(log_softmax(actual, 1), softmax(wanted, 1), reduction="batchmean")
     return total
 
 
@@ -162,16 +162,16 @@ def train(loss: Callable[..., Tensor], data: Features, frozen: Views, seed: int)
         order = torch.randperm(n, generator=draw)
         for rows in order[: n // size * size].split(size):
             steps.begin()
-            found, masked = [], torch.eye(size, dtype=torch.bool)
+            both, masked = [], torch.eye(size, dtype=torch.bool)
             for _ in range(2):
                 mirrored = torch.rand(size, generator=draw) < 0.5
                 texts = data.text_rows[rows, (torch.rand(size, generator=draw) * data.views[rows]).long()]
                 inputs = {"image": data.images[rows + n * mirrored], "text": data.text[texts]}
                 units = {m: normalize(heads[m](x), dim=1) for m, x in inputs.items()}
-                found.append(units | {"image_text": normalize(units["image"] + units["text"], dim=1)})
+                both.append(units | {"image_text": normalize(units["image"] + units["text"], dim=1)})
                 first, second = duplicates(data.image_ids[rows], texts)
                 masked[first, second] = masked[second, first] = True
-            value = loss(*found, masked, {m: x[rows] for m, x in frozen.items()})
+            value = loss(*both, masked, {m: x[rows] for m, x in frozen.items()})
             value.backward()
             steps.end(value.item(), 0)
     return {k: v for head in heads.values() for k, v in head.folded().items()}
@@ -182,12 +182,12 @@ def hits(bench: PreparedBenchmark, ranker: Ranker) -> tuple[float, float]:
     shares: dict[str, list[float]] = {"global": [], "local": []}
     for task in bench.tasks:
         relevant = [bench.qrels[task.name][query] for query in bench.queries(task)]
-        for pool, found in shares.items():
+        for pool, values in shares.items():
             ids = bench.pool_ids(task, pool).to_pylist()
             ranked = ranker.rank(task, pool, "center_zscore", 10)
             good = [any(ids[row] in own for row in rows) for rows, own in zip(ranked.rows, relevant, strict=True)]
-            found.append(100 * float(np.mean(good)))
-    return tuple(float(np.mean(found)) for found in shares.values())  # type: ignore[return-value]
+            values.append(100 * float(np.mean(good)))
+    return tuple(float(np.mean(values)) for values in shares.values())  # type: ignore[return-value]
 
 
 def scored(states: list, data: Features, how: Combine, benches: dict) -> list[str]:

@@ -50,7 +50,7 @@ def in_turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
     and the next library has half a core less.
     """
     wait = synchronize()
-    found: dict[str, list[float]] = {name: [] for name in works}
+    times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
             time.sleep(PAUSE)
@@ -58,8 +58,8 @@ def in_turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
             work()
             wait()
             if turn:  # the first is for warming up
-                found[name].append(time.perf_counter() - started)
-    return {name: Times(seconds) for name, seconds in found.items()}
+                times[name].append(time.perf_counter() - started)
+    return {name: Times(seconds) for name, seconds in times.items()}
 
 
 def synchronize() -> Callable[[], None]:
@@ -109,12 +109,12 @@ def machine() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    found = {"processor": names[0] if names else platform.machine(), "cores": len(os.sched_getaffinity(0))}
+    facts = {"processor": names[0] if names else platform.machine(), "cores": len(os.sched_getaffinity(0))}
     if options.device == "cuda":
         import torch
 
-        found["gpu"] = torch.cuda.get_device_name()
-    return found | versions
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts | versions
 
 
 def table(caption: str, columns: list[str], rows: list[list[Any]]) -> dict[str, Any]:
@@ -127,8 +127,8 @@ def write(name: str, title: str, tables: list[dict[str, Any]], **values: Any) ->
     options.results.mkdir(parents=True, exist_ok=True)
     if options.device == "cuda":
         name, title = f"{name}_cuda", f"{title}, on a GPU"
-    found = {"title": title, "machine": machine(), "tables": tables} | values
-    text = json.dumps(found, indent=1, ensure_ascii=False)
+    content = {"title": title, "machine": machine(), "tables": tables} | values
+    text = json.dumps(content, indent=1, ensure_ascii=False)
     (options.results / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     for one in tables:
         print(one["caption"], "|".join(one["columns"]), *("|".join(row) for row in one["rows"]), sep="\n", flush=True)
@@ -142,6 +142,6 @@ def arguments(about: str | None, **defaults: Any) -> argparse.Namespace:
         parser.add_argument(f"--{name}", default=value, help=f"{value}", **many)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where it runs (cpu)")
     parser.add_argument("--results", default=options.results, type=Path, help=f"folder to write to ({options.results})")
-    found = parser.parse_args()
-    options.results, options.device = found.results, found.device
-    return found
+    parsed = parser.parse_args()
+    options.results, options.device = parsed.results, parsed.device
+    return parsed

@@ -33,10 +33,12 @@ def write_pool(folder: Path, size: int, queries: int = QUERIES) -> None:
     prepared, embeddings, onnx = folder / "prepared", folder / "embeddings", folder / "onnx"
     prepared.mkdir(parents=True)
     onnx.mkdir()
-    asked = [Item(f"q{k}", f"query {k}", ()) for k in range(queries)]
+    query_items = [Item(f"q{k}", f"query {k}", ()) for k in range(queries)]
     task = Task("t", "text", "text", "query", {"all": ["pool"]}, headline="Success@10")
     qrels = [Qrel("t", f"q{k}", f"0:{k}") for k in range(queries)]
-    first = Contents({"query": asked, "pool": [Item(f"0:{k}", f"text {k}", ()) for k in range(queries)]}, [task], qrels)
+    first = Contents(
+        {"query": query_items, "pool": [Item(f"0:{k}", f"text {k}", ()) for k in range(queries)]}, [task], qrels
+    )
     write_benchmark(prepared, first, {}, {})
     schema = pq.read_schema(prepared / "items.parquet")
     head = pq.read_table(prepared / "items.parquet")
@@ -83,7 +85,7 @@ def main() -> None:
     if arguments.write:
         write_pool(Path(arguments.write[0]), int(arguments.write[1]))
         return
-    found = []
+    rows = []
     for size in arguments.sizes:
         folder = Path(tempfile.mkdtemp(dir=arguments.folder))
         try:
@@ -97,15 +99,15 @@ def main() -> None:
             score = measured("gcl.score", "--run", run, *paths, *where, *scoring)
         finally:
             shutil.rmtree(folder)
-        found.append({"candidates": size, "queries": QUERIES, "width": WIDTH, "retrieve": retrieve, "score": score})
-        print(json.dumps(found[-1]), flush=True)
+        rows.append({"candidates": size, "queries": QUERIES, "width": WIDTH, "retrieve": retrieve, "score": score})
+        print(json.dumps(rows[-1]), flush=True)
     columns = ["candidates", "retrieve: peak MB", "seconds", "score: peak MB", "seconds"]
     shown = [
         [f"{row['candidates']:,}", *(f"{row[stage][key]:.1f}" for stage in ("retrieve", "score") for key in row[stage])]
-        for row in found
+        for row in rows
     ]
     caption = f"{QUERIES} queries, {WIDTH} numbers each; commands of their own, mapped files count"
-    write("retrieval_memory", "Memory of retrieval", [table(caption, columns, shown)], rows=found)
+    write("retrieval_memory", "Memory of retrieval", [table(caption, columns, shown)], rows=rows)
 
 
 if __name__ == "__main__":

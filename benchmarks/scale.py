@@ -37,11 +37,11 @@ def cost(size: int, folder: Path) -> dict[str, float]:
     try:
         subprocess.run([sys.executable, __file__, "--write", str(place), str(size)], check=True)
         models = ("--embeddings", place / "embeddings", "--onnx", place / "onnx")
-        found = measured("gcl.retrieve", "--prepared", place / "prepared", *models, "--output", place / "run.parquet")
+        usage = measured("gcl.retrieve", "--prepared", place / "prepared", *models, "--output", place / "run.parquet")
         disk = sum(p.stat().st_size for p in place.rglob("*") if p.is_file())
     finally:
         shutil.rmtree(place)
-    return found | {"disk_mb": disk / 2**20}
+    return usage | {"disk_mb": disk / 2**20}
 
 
 def line(sizes: list[int], values: list[float]) -> tuple[float, float]:
@@ -63,26 +63,26 @@ def shown(value: float, unit: str) -> str:
 
 def growth_rows(folder: Path) -> tuple[list[list[str]], list[dict[str, float]]]:
     """Measure all sizes; add what the line says of the last and of those beyond."""
-    found = [cost(size, folder) for size in SIZES]
+    costs = [cost(size, folder) for size in SIZES]
     units = {"seconds": "s", "peak_mb": "MB", "disk_mb": "MB"}
     rows = [
         [f"{size:,}", "measured", *(shown(row[key], unit) for key, unit in units.items())]
-        for size, row in zip(SIZES, found, strict=True)
+        for size, row in zip(SIZES, costs, strict=True)
     ]
     for first, sizes in ((1, SIZES[-1:]), (2, BEYOND)):
-        lines = {key: line(list(SIZES[first:]), [row[key] for row in found[first:]]) for key in units}
+        lines = {key: line(list(SIZES[first:]), [row[key] for row in costs[first:]]) for key in units}
         how = f"by the line through {SIZES[first]:,} and {SIZES[first + 1]:,}"
         for size in sizes:
             rows.append([f"{size:,}", how, *(shown(a + b * size, units[key]) for key, (a, b) in lines.items())])
-    return rows, found
+    return rows, costs
 
 
 def coloured(n: int, seed: int) -> np.ndarray:
     """Return (n, WIDTH) unit vectors whose deviation along direction i falls as 1 / (1 + i) ** 0.7."""
     deviation = (1 + np.arange(WIDTH, dtype=np.float32)) ** -0.7
-    found = np.random.default_rng(seed).standard_normal((n, WIDTH), np.float32) * deviation
+    vectors = np.random.default_rng(seed).standard_normal((n, WIDTH), np.float32) * deviation
     turn = np.linalg.qr(np.random.default_rng(1).standard_normal((WIDTH, WIDTH)))[0].astype(np.float32)
-    return (found @ turn) / np.linalg.norm(found, axis=1, keepdims=True)
+    return (vectors @ turn) / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def approximate_rows() -> list[list[str]]:
@@ -114,8 +114,8 @@ def approximate_rows() -> list[list[str]]:
         built = time.perf_counter() - started
         for probe in probes:
             index.nprobe = probe
-            spent, (_, found) = timed(lambda index=index: index.search(queries, K))
-            recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(found, right, strict=True)])
+            spent, (_, columns) = timed(lambda index=index: index.search(queries, K))
+            recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(columns, right, strict=True)])
             times = [f"{100 * recall:.1f}", f"{1000 * spent:.0f} ms", f"{plain / spent:.1f}", str(size)]
             rows.append([f"{name}, {probe} probed", f"{built:.0f} s", *times])
     return rows
@@ -131,7 +131,7 @@ def main() -> None:
         retrieval_memory.WIDTH = WIDTH
         retrieval_memory.write_pool(Path(given.write[0]), int(given.write[1]))
         return
-    rows, found = growth_rows(given.folder)
+    rows, costs = growth_rows(given.folder)
     caption = (
         f"exact search, {QUERIES} queries, {WIDTH} numbers each, commands of their own; memory includes mapped files"
     )
@@ -139,7 +139,7 @@ def main() -> None:
     about = f"{ANN:,} vectors of {WIDTH} numbers whose variance falls off, {QUERIES} queries, first {K}"
     columns = ["index", "built in", "% of the right ones", "time", "times faster than exact", "bytes a vector"]
     tables.append(table(about, columns, approximate_rows()))
-    write("scale", "Scale", tables, rows=found)
+    write("scale", "Scale", tables, rows=costs)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def demo(folder: Path) -> tuple[float, float, Times, list[list[Any]]]:
     again = in_turns({"again": lambda: quiet(["snakemake", "--cores", "all"], folder)}, 5)["again"]
     stages: dict[str, list[float]] = {}
     for path in (folder / "results/manifests").rglob("*.json"):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        stages.setdefault(found["command"].split()[-1], []).append(found["wall_time_s"])
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        stages.setdefault(manifest["command"].split()[-1], []).append(manifest["wall_time_s"])
     rows = sorted(
         ([name, len(t), round(sum(t), 1), round(max(t), 1)] for name, t in stages.items()), key=lambda r: -r[2]
     )
@@ -63,8 +63,8 @@ def main() -> None:
     """Run from the command line."""
     given = arguments(__doc__, repeats=5, demo="")
     times = in_turns({name: lambda c=command: quiet(c) for name, command in DRY.items()}, given.repeats)
-    rows = [[name, found.shown()] for name, found in times.items()]
-    tables, values = [], {name: found.seconds for name, found in times.items()}
+    rows = [[name, one.shown()] for name, one in times.items()]
+    tables, values = [], {name: one.seconds for name, one in times.items()}
     if given.demo != "none":
         with tempfile.TemporaryDirectory() as folder:
             seconds, first, again, stages = demo(Path(given.demo or folder).absolute() / "clone")

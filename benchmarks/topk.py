@@ -27,11 +27,11 @@ CASES = [(256, 100), (1, 1), (1, 100), (2, 100), (4, 100), (16, 100), (1024, 100
 def unit_rows(n: int, seed: int, centres: int = 0) -> np.ndarray:
     """Return (n, D) unit vectors, random or around a few centres, where near ties are many."""
     generator = torch.Generator().manual_seed(seed)
-    found = torch.randn(n, WIDTH, generator=generator)
+    vectors = torch.randn(n, WIDTH, generator=generator)
     if centres:
         middle = torch.randn(centres, WIDTH, generator=torch.Generator().manual_seed(1))
-        found = middle[torch.arange(n) % centres] + 0.1 * found
-    return torch.nn.functional.normalize(found, dim=1).numpy()
+        vectors = middle[torch.arange(n) % centres] + 0.1 * vectors
+    return torch.nn.functional.normalize(vectors, dim=1).numpy()
 
 
 def faiss_index(vectors: np.ndarray) -> Any:
@@ -55,9 +55,9 @@ def torch_loop(vectors: torch.Tensor, queries: torch.Tensor, k: int) -> np.ndarr
     )
     for start in range(0, len(vectors), scan.BLOCK):
         products = queries @ vectors[start : start + scan.BLOCK].T
-        scores, found = products.topk(min(k, products.shape[1]))
+        scores, columns = products.topk(min(k, products.shape[1]))
         best, order = torch.cat([best, scores], 1).topk(min(k, best.shape[1] + scores.shape[1]))
-        rows = torch.cat([rows, found + start], 1).gather(1, order)
+        rows = torch.cat([rows, columns + start], 1).gather(1, order)
     return rows.cpu().numpy()
 
 
@@ -84,9 +84,9 @@ def pool_of(vectors: np.ndarray) -> Pool:
     return Pool(len(vectors), vectors.__getitem__, np.zeros(len(vectors), np.int8))
 
 
-def right(found: np.ndarray, expected: np.ndarray) -> str:
+def right(actual: np.ndarray, expected: np.ndarray) -> str:
     """Count the places of the ranking that hold the right candidate."""
-    return f"{(found == expected).sum():,} of {expected.size:,}"
+    return f"{(actual == expected).sum():,} of {expected.size:,}"
 
 
 def compared(
@@ -154,9 +154,9 @@ def main() -> None:
         for n, k in CASES if not centres else CASES[:1]:
             queries = unit_rows(n, 3, centres)
             kind = "around 1000 centres" if centres else "random"
-            found = compared(vectors, queries, k, given.repeats, has_faiss, copy)
-            rows += [[n, k, kind, *row] for row in found]
-            values[f"{n}:{k}:{kind}"] = found
+            lines = compared(vectors, queries, k, given.repeats, has_faiss, copy)
+            rows += [[n, k, kind, *row] for row in lines]
+            values[f"{n}:{k}:{kind}"] = lines
         if not centres:
             others.append(calibrated_twice(vectors, given.repeats))
     mb = growth_alone(__file__, str(given.candidates))

@@ -92,10 +92,10 @@ def parts_of(ours: Ours, stream: Iterator[Batch], repeats: int) -> list[list[str
     def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(*given: Any, **more: Any) -> Any:
             started = time.perf_counter()
-            found = work(*given, **more)
+            result = work(*given, **more)
             wait()
             spent.setdefault(name, []).append(time.perf_counter() - started)
-            return found
+            return result
 
         return run
 
@@ -111,7 +111,7 @@ def parts_of(ours: Ours, stream: Iterator[Batch], repeats: int) -> list[list[str
     rest = [total - sum(spent[name][k] for name in known) for k, total in enumerate(whole)]
     shown = {name: Times(spent[name]) for name in known} | {"backward, clipping and optimizer": Times(rest)}
     middle = Times(whole).median
-    return [[name, found.shown(), f"{found.median / middle:.1%}"] for name, found in shown.items()]
+    return [[name, result.shown(), f"{result.median / middle:.1%}"] for name, result in shown.items()]
 
 
 def compared(
@@ -147,8 +147,8 @@ def main() -> None:
         row = Backbone(family="clip", model=given.model, weights={"model": "weights.safetensors"}, fusion="sum_raw")
         images = write_images(data / "images", given.images, SIZE)
         pairs.mkdir()
-        found = [Pair(path, path, (f"caption of picture {k}",)) for k, path in enumerate(images)]
-        write_pairs(pairs, found, {path: path for path in images})
+        all_pairs = [Pair(path, path, (f"caption of picture {k}",)) for k, path in enumerate(images)]
+        write_pairs(pairs, all_pairs, {path: path for path in images})
         for precision in ("fp32", "amp_bf16"):
             tables += compared(row, data, pairs, given, precision, values)
     write("training", "Training", tables, values=values)

@@ -51,9 +51,9 @@ def main() -> None:
             calibration = Path("results/calibrations") / backbone / recipe / "seed0.json"
             bundle(onnx / "towers", onnx / recipe / "seed0", calibration, model)
             prepared, output = [folder / benchmark for benchmark in BENCHMARKS], folder / f"{model.name}.variants"
-            found = variants(model, prepared, KINDS, "Success@10", WITHIN, given.repeats, options.device, output)
+            outcome = variants(model, prepared, KINDS, "Success@10", WITHIN, given.repeats, options.device, output)
             with (output / "variants.csv").open(newline="", encoding="utf-8") as file:
-                rows += rows_of(list(csv.DictReader(file)), f"{backbone} {recipe}", found["chosen"])
+                rows += rows_of(list(csv.DictReader(file)), f"{backbone} {recipe}", outcome["chosen"])
     columns = ["model", "variant", "MB"]
     for name in BENCHMARKS:
         columns += [f"{name}: throughput of fp32's", "points, mean", "points, least"]

@@ -65,8 +65,8 @@ def packed(folder: Path, name: str) -> tarfile.TarFile:
     path = folder / file
     if not path.exists():
         raise UserError(f"{path} is not there; `npm pack {file.removesuffix('.tgz').replace('-1', '@1')}` fetches it")
-    if (found := sha256_file(path)) != sha256:
-        raise UserError(f"{path} has sha256 {found}, expected {sha256}")
+    if (actual := sha256_file(path)) != sha256:
+        raise UserError(f"{path} has sha256 {actual}, expected {sha256}")
     return tarfile.open(path)
 
 

@@ -48,9 +48,9 @@ def main() -> None:
     with plt.rc_context(STYLE):
         _, panels = plt.subplots(1, 2, figsize=(9.5, 3.4), sharey=True, layout="constrained")
         for axes, benchmark in zip(panels, ("clipart9", "emoji9"), strict=True):
-            found = read(benchmark)
+            means = read(benchmark)
             for number, (loss, recipe) in enumerate(LOSSES.items()):
-                values = [found[recipe + suffix, mode] for _, suffix, mode in STEPS]
+                values = [means[recipe + suffix, mode] for _, suffix, mode in STEPS]
                 xs = [step + 0.13 * (number - 1.5) for step in range(len(STEPS))]
                 errors = [[v - low for v, low, _ in values], [high - v for v, _, high in values]]
                 axes.errorbar(

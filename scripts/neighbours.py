@@ -68,12 +68,12 @@ def read() -> dict[Row, tuple[float, float, float]]:
 
 def main() -> None:
     """Write the table."""
-    found, cells = read(), []
+    means, cells = read(), []
     for number, name, row, beside in NEIGHBOURS:
         if isinstance(row, str) or beside is None:
             cells.append([str(number), name, str(row), "–", "–", "–"])
             continue
-        (value, low, high), other = found[row], found[beside][0]
+        (value, low, high), other = means[row], means[beside][0]
         cells.append(
             [str(number), name, row.name, f"{value:.1f} [{low:.1f}, {high:.1f}]", f"{beside.name}: {other:.1f}",
              f"{value - other:+.1f}"]

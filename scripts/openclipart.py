@@ -265,8 +265,8 @@ def build(png_deb: Path, svg_deb: Path, output: Path) -> None:
         UserError: a package is not the pinned one, or too few subjects can be held out.
     """
     for deb, kind in ((png_deb, "png"), (svg_deb, "svg")):
-        if (found := sha256_file(deb)) != PACKAGES[kind]:
-            raise UserError(f"{deb} has sha256 {found}, expected {PACKAGES[kind]} (openclipart-{kind} 1:0.18+dfsg-19)")
+        if (actual := sha256_file(deb)) != PACKAGES[kind]:
+            raise UserError(f"{deb} has sha256 {actual}, expected {PACKAGES[kind]} (openclipart-{kind} 1:0.18+dfsg-19)")
     rows, rejects = read_rows(svg_deb)
     pictures = merge_near_copies(read_pictures(png_deb, rows, rejects))
     table = to_table(pictures)
