@@ -70,10 +70,10 @@ def hold_out(
             "for training; add pairs, or lower `least` or `share` of the benchmark's options in config/benchmarks.yaml"
         )
     images = [digests[pair.image] for pair in pairs]
-    group_of_pair = groups(images, [pair.texts[0] for pair in pairs])
-    keys = [hashlib.sha256(min(images[row] for row in rows).encode()).hexdigest() for rows in group_of_pair]
+    pair_groups = groups(images, [pair.texts[0] for pair in pairs])
+    keys = [hashlib.sha256(min(images[row] for row in rows).encode()).hexdigest() for rows in pair_groups]
     chosen: set[int] = set()
-    for _, rows in sorted(zip(keys, group_of_pair, strict=True)):
+    for _, rows in sorted(zip(keys, pair_groups, strict=True)):
         if len(chosen) + len(rows) <= wanted:
             chosen.update(rows)
     training = [pair for row, pair in enumerate(pairs) if row not in chosen]

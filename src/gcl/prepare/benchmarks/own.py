@@ -57,21 +57,21 @@ def read_own(folder: Path, images: Path, row: Benchmark) -> Contents:
     has_second = any(pair.query_text != pair.text for pair in pairs)
     seconds = {"image": options.crop, "text": has_second}
     directions = [(q, c) for q in MODALITIES for c in MODALITIES if is_allowed(q, c, seconds)]
-    group_of_pair = groups([pair.image_row for pair in pairs], [pair.query_text for pair in pairs])
+    pair_groups = groups([pair.image_row for pair in pairs], [pair.query_text for pair in pairs])
     pools = {c: candidates(pairs, c) for c in dict.fromkeys(c for _, c in directions)}
-    tables = {f"query_{q}": [query(pairs[rows[0]], q, options.crop) for rows in group_of_pair] for q, _ in directions}
+    tables = {f"query_{q}": [query(pairs[rows[0]], q, options.crop) for rows in pair_groups] for q, _ in directions}
     tables |= {f"pool_{c}": list(items.values()) for c, items in pools.items()}
     tasks, qrels, excluded = [], [], []
     for q, c in directions:
         name = f"{SHORT[q]}_{SHORT[c]}"
         tasks.append(Task(name, q, c, f"query_{q}", {"local": [f"pool_{c}"], "global": [f"pool_{m}" for m in pools]}))
-        for rows in group_of_pair:
+        for rows in pair_groups:
             query_id = f"q{SHORT[q]}:{pairs[rows[0]].pair_id}"
             ids = {m: list(dict.fromkeys(pools[m][key_of(pairs[r], m)].item_id for r in rows)) for m in pools}
             qrels += [Qrel(name, query_id, candidate) for candidate in ids[c]]
             if own := [candidate for m in pools if (q, m) not in directions for candidate in ids[m]]:
                 excluded.append(Excluded(name, query_id, own))
-    log.info("%d pairs held out, %d queries, %d tasks", len(pairs), len(group_of_pair), len(tasks))
+    log.info("%d pairs held out, %d queries, %d tasks", len(pairs), len(pair_groups), len(tasks))
     return Contents(tables, tasks, qrels, [], excluded)
 
 
