@@ -7,6 +7,7 @@ import pytest
 import gcl
 from gcl.common.arrays import fuse, unit
 from gcl.common.errors import UserError
+from gcl.common.files import HELD
 from gcl.common.rows import load_yaml
 from gcl.config.paths import earlier, part_names, place, split_part, to_embed
 from gcl.config.project import load
@@ -168,7 +169,11 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(model, universe, tmp_pat
 def test_what_was_begun_for_something_else_is_thrown_away(tmp_path):
     first = growing.Growing(tmp_path / "g", "a", {"x": (4, 2)})
     first.append("x", 2, {"x": np.ones((2, 2), np.float32)})
+    half = tmp_path / "g/.progress.json.x"  # what a signal that can't be caught leaves
+    half.mkdir()
+    (half / HELD).touch()
     assert growing.Growing(tmp_path / "g", "a", {"x": (4, 2)}).done("x") == 2
+    assert not half.exists()
     other = growing.Growing(tmp_path / "g", "b", {"x": (1, 2)})
     assert other.done("x") == 0
     with pytest.raises(ValueError, match=r"\{'x': 0\} rows of \{'x': \(1, 2\)\} were written"):

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from gcl.common.errors import UserError
+from gcl.common.files import HELD, KEY
 from gcl.common.rows import load_yaml
 from gcl.config.project import load
 from gcl.export.export import export
@@ -93,6 +94,7 @@ def test_a_killed_comparison_goes_on(ready, tmp_path, monkeypatch, embedded):
     assert not (tmp_path / "out").exists()
     (tmp_path / ".out.unfinished/measured/bench/fp16.1.json").unlink()  # as if it had not come so far
     (tmp_path / ".out.unfinished/.int8.x").mkdir()  # nor to the end of this
+    (tmp_path / ".out.unfinished/.int8.x" / HELD).touch()
     monkeypatch.setattr(module, "make", lambda *_: 1 / 0)
     run()
     assert embedded[0][4:] == ["fp16"]
@@ -104,7 +106,7 @@ def test_a_killed_comparison_goes_on(ready, tmp_path, monkeypatch, embedded):
 def test_what_was_begun_with_other_options_is_not_taken(ready, tmp_path, embedded):
     stale = tmp_path / ".out.unfinished"
     (stale / "measured/bench").mkdir(parents=True)
-    (stale / "measured/key").write_text("another")
+    (stale / KEY).write_text("another")
     (stale / "measured/bench/fp32.0.json").write_text('{"wall_time_s": 1}')
     variants(ready[0], [ready[1]], [], "Success@10", 0.5, 1, "cpu", tmp_path / "out")
     assert embedded[0] == ["fp32"]
@@ -140,6 +142,17 @@ def test_the_fastest_variant_that_loses_little_in_every_pool_is_chosen():
 def test_benchmarks_of_one_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match="expected folders with names of their own"):
         variants(tmp_path, [tmp_path / "a/x", tmp_path / "b/x"], [], "Success@10", 0.5, 1, "cpu", tmp_path / "out")
+
+
+def test_what_is_no_model_and_no_benchmark_is_said_before_any_work(ready, tmp_path, embedded):
+    for model, bench, message in (
+        (tmp_path / "none", ready[1], "none is no exported model"),
+        (ready[0], tmp_path / "none", "none does not exist; run `prepare`"),
+    ):
+        with pytest.raises(UserError, match=message):
+            variants(model, [bench], [], "Success@10", 0.5, 1, "cpu", tmp_path / "out")
+    assert embedded[0] == []
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(

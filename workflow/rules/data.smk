@@ -51,7 +51,8 @@ rule prepare_pairs:
         held=hold_out(),
     shell:
         "python -m gcl.prepare --data {params.data:q} --reader {params.reader:q} --reject-limit {params.limit}"
-        " {params.cut} {params.held:q} --workers {threads} --output {output:q} --manifest {log.manifest:q} 2> >(tee {log.err:q} >&2)"
+        " {params.cut} {params.held:q} --workers {threads} --output {output:q} --manifest {log.manifest:q}"
+        " 2> >(tee {log.err:q} >&2)"
 
 
 rule triplets:

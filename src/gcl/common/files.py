@@ -80,11 +80,28 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         file.close()
 
 
+@contextmanager
+def unfinished(output: Path) -> Iterator[Path]:
+    """Yield a folder beside an output for what a killed process leaves to the next, which `begin` begins.
+
+    One process at a time works for an output: a job that outlived its killed Snakemake may be at it. At the end, unless
+    by an error, the folder is removed.
+    """
+    work = output.with_name(f".{output.name}.unfinished")
+    with locked(output.with_name(f".{output.name}.lock")):
+        yield work
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def key_of(*parts: Any) -> str:
+    """Name work by everything it depends on."""
+    return hashlib.sha256("\n".join(map(str, parts)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def begin(folder: Path, key: str) -> None:
     """Keep what a process that was killed left in a folder, if it was begun for the same key; else empty the folder."""
     if (folder / KEY).exists() and (folder / KEY).read_text(encoding="utf-8") == key:
-        for torn in folder.glob(".*"):  # what atomic_path had not renamed
-            shutil.rmtree(torn)
+        sweep(folder)
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from gcl.common.devices import in_threads
 from gcl.common.errors import UserError
-from gcl.common.files import begin
+from gcl.common.files import begin, key_of
 from gcl.config.backbones import Preprocess
 from gcl.data.containers import read_member
 
@@ -214,7 +214,7 @@ def examined(locations: list[str], workers: int, work: Path) -> Iterator[Examine
     if len(locations) <= EXAMINED:
         yield from in_threads(examine, locations, workers, EXAMINED)
         return
-    begin(work, hashlib.sha256("\n".join(locations).encode("utf-8", "surrogatepass")).hexdigest())
+    begin(work, key_of(*locations))
     with (work / "examined.jsonl").open("ab+") as file:
         file.seek(0)
         lines = [line for line in file if line.endswith(b"\n")]

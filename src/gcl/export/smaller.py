@@ -19,7 +19,7 @@ import onnx
 from gcl.common.errors import UserError
 from gcl.common.files import sha256_file, write_json
 from gcl.common.names import lookup
-from gcl.infer.model_folder import read_export
+from gcl.infer.model_folder import About, read_export
 
 BLOCK = 128  # numbers of int8_blocks with a scale
 
@@ -131,15 +131,25 @@ def without_advice() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
+def read_whole(model: Path) -> About:
+    """Read what a whole model says of itself.
+
+    Raises:
+        UserError: it is none.
+    """
+    about = read_export(model)
+    if about["kind"] != "all":
+        raise UserError(f"{model} holds {about['kind']} only; join it with `gcl bundle` first")
+    return about
+
+
 def make(model: Path, variant: str, folder: Path) -> None:
     """Write one variant as a model folder of its own.
 
     Raises:
         UserError: the model is not a whole one, or there is no such variant.
     """
-    about = read_export(model)
-    if about["kind"] != "all":
-        raise UserError(f"{model} holds {about['kind']} only; join it with `gcl bundle` first")
+    about = read_whole(model)
     kind = lookup(VARIANTS, variant, "variant", "src/gcl/export/smaller.py")
     folder.mkdir()
     for graph in about["graphs"].values():

@@ -10,7 +10,6 @@ What is done is kept beside the output until all is: a process that was killed g
 they hold whole chunks, so that batches, and with them the last bits, are the same whatever the number of shards.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from gcl.common.arrays import Floats, Ints, read_array
 from gcl.common.command import digest, parser, run
 from gcl.common.devices import claim_gpu
 from gcl.common.errors import UserError
-from gcl.common.files import locked
+from gcl.common.files import key_of, unfinished
 from gcl.common.progress import progress
 from gcl.data.in_turns import items_in_turns
 from gcl.data.records import fused_keys, own_counts, read_parquet
@@ -124,11 +123,6 @@ def embed_texts(model: Encoder, work: Work, grown: Growing) -> None:
     for first, stop in progress(todo, f"embed texts (chunks of {CHUNK})", "chunk"):
         outputs = encode_texts(model, work.all_texts[first:stop].to_pylist())
         grown.append("text", stop - work.texts[0], {"text": outputs})
-
-
-def key_of(*parts: Any) -> str:
-    """Name work by everything it depends on."""
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
 
 def infer_items(
@@ -232,9 +226,8 @@ def infer(
         assert features is not None  # noqa: S101
         return infer_features(model, features, device, threads, folder)
 
-    work = output.with_name(f".{output.name}.unfinished")
     seeds = [] if (onnx / "export.json").exists() else sorted(onnx.glob("seed*"))
-    with locked(output.with_name(f".{output.name}.lock")):  # one that outlived its killed Snakemake may be at it
+    with unfinished(output) as work:
         for stale in {*work.glob("seed*")} - {work / seed.name for seed in seeds}:
             shutil.rmtree(stale)
         ran = [embed(seed, work / seed.name) for seed in seeds] or [embed(onnx, work)]

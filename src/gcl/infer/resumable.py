@@ -10,7 +10,7 @@ import numpy as np
 
 from gcl.common.arrays import Floats
 from gcl.common.errors import UserError
-from gcl.common.files import atomic_path, write_json
+from gcl.common.files import KEY, atomic_path, begin, write_json
 
 PROGRESS = "progress.json"
 ITEM = np.dtype("<f4").itemsize
@@ -27,16 +27,14 @@ class Growing:
             key: says what is being computed from what; anything else in the folder is thrown away.
             shapes: of the finished arrays, by name.
         """
-        self.folder, self.key, self.shapes = folder, key, shapes
+        self.folder, self.shapes = folder, shapes
         self.steps: dict[str, int] = {}
         self.rows = dict.fromkeys(shapes, 0)
-        if (folder / PROGRESS).exists() and (state := json.loads((folder / PROGRESS).read_text(encoding="utf-8")))[
-            "key"
-        ] == key:
+        begin(folder, key)
+        if (folder / PROGRESS).exists():
+            state = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
             self.steps, self.rows = state["steps"], state["rows"]
             return
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
         self.check_space()
         for name, shape in shapes.items():
             with self.path(name).open("wb") as file:
@@ -63,7 +61,7 @@ class Growing:
 
     def save(self) -> None:
         """Write how far everything is."""
-        write_json(self.folder / PROGRESS, {"key": self.key, "steps": self.steps, "rows": self.rows})
+        write_json(self.folder / PROGRESS, {"steps": self.steps, "rows": self.rows})
 
     def append(self, step: str, stop: int, blocks: Mapping[str, Floats]) -> None:
         """Add blocks of rows to arrays, after which `step` has come to `stop`.
@@ -93,7 +91,7 @@ class Growing:
 
 def move_into_place(folder: Path, output: Path) -> None:
     """Move finished arrays, in the folder or in folders below it, to `output`."""
-    for path in [*folder.rglob(PROGRESS)]:
+    for path in [*folder.rglob(PROGRESS), *folder.rglob(KEY)]:
         path.unlink()
     with atomic_path(output) as path:
         folder.rename(path)

@@ -6,14 +6,13 @@ Out: a folder of tables, described in records.py and items.py. What can't be use
 """
 
 import logging
-import shutil
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
-from gcl.common.files import atomic_path, locked
+from gcl.common.files import atomic_path, unfinished
 from gcl.common.progress import progress
 from gcl.common.rows import from_json
 from gcl.config.benchmarks import Benchmark, TaskFacts
@@ -27,11 +26,6 @@ from gcl.prepare.hold_out import HELD_OUT, hold_out
 from gcl.prepare.pairs import reader_of_pairs
 
 log = logging.getLogger(__name__)
-
-
-def fault_of(pair: Pair) -> str:
-    """Return what is wrong with a pair, whatever its image is."""
-    return pair.fault or ("" if any(text.strip() for text in pair.texts) else "no caption")
 
 
 def usable(
@@ -54,13 +48,12 @@ def usable(
     kept: dict[str, Pair] = {}
     digests: dict[str, str] = {}
     rejects: list[tuple[str, str, str]] = []
-    pairs = list(pairs)
-    locations = list(dict.fromkeys(pair.image for pair in pairs if not fault_of(pair)))
+    pairs = [pair._replace(texts=tuple(t.strip() for t in pair.texts if t.strip())) for pair in pairs]
+    faults = [pair.fault or ("" if pair.texts else "no caption") for pair in pairs]
+    locations = list(dict.fromkeys(pair.image for pair, fault in zip(pairs, faults, strict=True) if not fault))
     checked = progress(examined(locations, workers, work), "check images", "image", len(locations))
     images, total = dict(zip(locations, checked, strict=True)), len(pairs)
-    for pair in pairs:
-        pair = pair._replace(texts=tuple(t.strip() for t in pair.texts if t.strip()))
-        fault = fault_of(pair)
+    for pair, fault in zip(pairs, faults, strict=True):
         image = Examined("", fault) if fault else images[pair.image]
         if not (reason := image.fault):
             pair = pair._replace(image=f"{pair.image}{UPRIGHT}") if image.is_turned else pair
@@ -97,8 +90,8 @@ def prepare_pairs(
     Raises:
         UserError: no pair at all, too many unusable ones, or too few for what is held out.
     """
-    read, work = reader_of_pairs(reader).read, work_of(output)
-    with atomic_path(output) as folder:
+    read = reader_of_pairs(reader).read
+    with unfinished(output) as work, atomic_path(output) as folder:
         folder.mkdir()
         pairs, digests = usable(islice(read(data), max_pairs), limit, folder / "rejects.csv", workers, work)
         if not pairs:
@@ -108,12 +101,6 @@ def prepare_pairs(
             (folder / HELD_OUT).mkdir()
             log.info("%d pairs held out", write_pairs(folder / HELD_OUT, out, digests))
         log.info("%d pairs", write_pairs(folder, pairs, digests))
-    shutil.rmtree(work, ignore_errors=True)
-
-
-def work_of(output: Path) -> Path:
-    """Return the folder of what a process that is killed leaves for the next."""
-    return output.with_name(f".{output.name}.unfinished")
 
 
 def prepare_benchmark(
@@ -132,28 +119,26 @@ def prepare_benchmark(
     if max_queries is not None:
         contents = first_queries(contents, max_queries)
     locations = list({image: None for items in contents.tables.values() for item in items for image in item.images})
-    checked = examined(locations, workers, work_of(output))
-    examined_images = list(progress(checked, "check images", "image", len(locations)))
-    bad = {location: image.fault for location, image in zip(locations, examined_images, strict=True) if image.fault}
-    digests = {
-        location: image.sha256 for location, image in zip(locations, examined_images, strict=True) if not image.fault
-    }
-    unusable = len(bad) + len(contents.rejects)
-    about = {"measures": row.measures, "title": row.title}
-    with atomic_path(output) as folder:
-        folder.mkdir()
-        contents = without_images(contents, bad)
-        if unusable > row.reject_limit * (len(locations) + unusable - len(bad)):
-            write_rejects(listing := output.with_name(f"{output.name}.rejects.csv"), contents.rejects)
-            raise UserError(too_many(contents.rejects, unusable, row.reject_limit, listing))
-        write_rejects(folder / "rejects.csv", contents.rejects)
-        write_benchmark(folder, contents, about, digests)
-    shutil.rmtree(work_of(output), ignore_errors=True)
+    with unfinished(output) as work:
+        checked = progress(examined(locations, workers, work), "check images", "image", len(locations))
+        examinations = dict(zip(locations, checked, strict=True))
+        bad = {location: image.fault for location, image in examinations.items() if image.fault}
+        digests = {location: image.sha256 for location, image in examinations.items() if not image.fault}
+        unusable = len(bad) + len(contents.rejects)
+        about = {"measures": row.measures, "title": row.title}
+        with atomic_path(output) as folder:
+            folder.mkdir()
+            contents = without_images(contents, bad)
+            if unusable > row.reject_limit * (len(locations) + unusable - len(bad)):
+                write_rejects(listing := output.with_name(f"{output.name}.rejects.csv"), contents.rejects)
+                raise UserError(too_many(contents.rejects, unusable, row.reject_limit, listing))
+            write_rejects(folder / "rejects.csv", contents.rejects)
+            write_benchmark(folder, contents, about, digests)
     if unusable:
         log.warning(
             "%d images unusable, listed in rejects.csv; %d queries count as misses", unusable, len(contents.missing)
         )
-    if lying := sum(image.is_turned for image in examined_images):
+    if lying := sum(image.is_turned for image in examinations.values()):
         log.warning("%d images have an EXIF orientation, which is ignored, as the official loaders do", lying)
     sizes = len(contents.tasks), sum(map(len, contents.tables.values())), len(contents.qrels)
     log.info("%d tasks, %d items, %d qrels", *sizes)
@@ -266,11 +251,10 @@ def prepare(
     """Prepare the pairs (reader) or the benchmark found in the folder `data`."""
     if (reader is None) == (benchmark is None):
         raise UserError("give either --reader, for training pairs, or --benchmark")
-    with locked(output.with_name(f".{output.name}.lock")):  # one that outlived its killed Snakemake may be at it
-        if benchmark is not None:
-            prepare_benchmark(data, images or data, benchmark, max_queries, max(1, workers), output)
-        else:
-            prepare_pairs(data, reader or "", reject_limit, max_pairs, output, held, max(1, workers))
+    if benchmark is not None:
+        prepare_benchmark(data, images or data, benchmark, max_queries, max(1, workers), output)
+    else:
+        prepare_pairs(data, reader or "", reject_limit, max_pairs, output, held, max(1, workers))
 
 
 def main() -> None:

@@ -12,14 +12,13 @@ records    triplets.jsonl: query_image, query_text, target_image, target_text, n
 """
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gcl.common.command import parser, run
 from gcl.common.errors import UserError
-from gcl.common.files import atomic_path
+from gcl.common.files import atomic_path, unfinished
 from gcl.common.progress import progress
 from gcl.data.annotations import locate, read_jsonl, text_of, text_or_none, value_of
 from gcl.data.records import write_rejects
@@ -151,21 +150,20 @@ def triplets(data: Path, form: str, reject_limit: float, workers: int, output: P
     """
     if not (every := list(read(data, form))):
         raise UserError(f"{data} holds no triplet: {' and '.join(FORMS[form][0])} have no lines")
-    work = output.with_name(f".{output.name}.unfinished")
-    kept, digests, rejects = usable(every, max(1, workers), work)
-    if not kept or len(rejects) > reject_limit * len(every):
-        write_rejects(listing := output.with_name(f"{output.name}.rejects.csv"), rejects)
-        raise UserError(
-            f"{data}: {len(rejects)} of {len(every)} triplets are unusable, more than reject_limit "
-            f"{reject_limit:.1%} allows, all are listed in {listing}; first: {': '.join(filter(None, rejects[0]))}"
-        )
-    if rejects:
-        log.warning("%d triplets unusable, of %d: listed in rejects.csv", len(rejects), len(every))
-    with atomic_path(output) as folder:
-        folder.mkdir()
-        write_rejects(folder / "rejects.csv", rejects)
-        count = write_triplets(folder, kept, digests)
-    shutil.rmtree(work, ignore_errors=True)
+    with unfinished(output) as work:
+        kept, digests, rejects = usable(every, max(1, workers), work)
+        if not kept or len(rejects) > reject_limit * len(every):
+            write_rejects(listing := output.with_name(f"{output.name}.rejects.csv"), rejects)
+            raise UserError(
+                f"{data}: {len(rejects)} of {len(every)} triplets are unusable, more than reject_limit "
+                f"{reject_limit:.1%} allows, all are listed in {listing}; first: {': '.join(filter(None, rejects[0]))}"
+            )
+        if rejects:
+            log.warning("%d triplets unusable, of %d: listed in rejects.csv", len(rejects), len(every))
+        with atomic_path(output) as folder:
+            folder.mkdir()
+            write_rejects(folder / "rejects.csv", rejects)
+            count = write_triplets(folder, kept, digests)
     return {"triplets": count, "unusable": len(rejects)}
 
 

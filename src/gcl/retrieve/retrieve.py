@@ -7,8 +7,6 @@ Out: a run as Parquet: seed, task, pool, calibration, query_id, candidate_id, ra
 What a CPU is busy with for long is kept beside the output until it is written: a process that was killed goes on.
 """
 
-import json
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,7 @@ from gcl.common.arrays import FUSIONS
 from gcl.common.command import digest, parser, run
 from gcl.common.devices import NO_CUDA, claim_gpu, has_cuda
 from gcl.common.errors import UserError
-from gcl.common.files import atomic_path, locked
+from gcl.common.files import atomic_path, key_of, unfinished
 from gcl.common.names import lookup
 from gcl.common.progress import progress
 from gcl.common.rows import made_by
@@ -141,13 +139,13 @@ def models_of(embeddings: list[Path], onnx: Path, calibration: Path | None, mode
     ]
 
 
-def key_of(prepared: Path, models: list[Model], shared: Path | None, modes: list[str], depth: int) -> str:
-    """Say what a run is made of: embeddings, which may be large, by their files' times and sizes."""
+def key_of_run(prepared: Path, models: list[Model], shared: Path | None, modes: list[str], depth: int) -> str:
+    """Name a run by what it is made of: embeddings, which may be large, by their files' times and sizes."""
     files = [path for model in models for part in model.embeddings for path in sorted(part.glob("*.npy"))]
     stamps = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
     others = [path for model in models for path in (model.onnx, model.calibration) if path is not None]
     hashes = [digest(path) for path in (prepared, *([] if shared is None else [shared]), *others)]
-    return json.dumps([stamps, hashes, modes, depth])
+    return key_of(*stamps, *hashes, *modes, depth)
 
 
 def retrieve(
@@ -175,10 +173,9 @@ def retrieve(
         claim_gpu()
     bench = read_benchmark(prepared, lists=True)
     models = models_of(embeddings, onnx, calibration, calibrations)
-    work = output.with_name(f".{output.name}.unfinished")
-    pieces = Pieces(work, partial(key_of, prepared, models, shared, calibrations, depth))
-    with locked(output.with_name(f".{output.name}.lock")), atomic_path(output) as temporary:
-        writer = None
+    key = partial(key_of_run, prepared, models, shared, calibrations, depth)
+    with unfinished(output) as work, atomic_path(output) as temporary:
+        writer, pieces = None, Pieces(work, key)
         for model in models:
             for table in rank_seed(bench, prepared, model, shared, calibrations, depth, device, pieces):
                 writer = writer or pq.ParquetWriter(temporary, table.schema, **STORED)
@@ -187,7 +184,6 @@ def retrieve(
                     write_trec(table, trec, output.stem)
         if writer is not None:
             writer.close()
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def main() -> None:

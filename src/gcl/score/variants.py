@@ -24,10 +24,10 @@ import numpy as np
 
 from gcl.common.command import digest, parser, run
 from gcl.common.errors import UserError
-from gcl.common.files import KEY, atomic_path, begin, locked
+from gcl.common.files import KEY, atomic_path, begin, key_of, unfinished
 from gcl.common.markup import markdown
 from gcl.data.prepared import read_benchmark
-from gcl.export.smaller import VARIANTS, make
+from gcl.export.smaller import VARIANTS, make, read_whole
 from gcl.infer.store import read_outputs
 from gcl.retrieve.retrieve import retrieve
 from gcl.score.score import check_measure, score
@@ -195,8 +195,8 @@ def variants(
     """Make the variants, compare them, and choose; return what was chosen.
 
     Raises:
-        UserError: the model isn't whole or can't be run, two benchmarks have one name, or an option that
-            leaves nothing to choose.
+        UserError: the model isn't whole or can't be run, a folder is no benchmark, two benchmarks have one name,
+            or an option that leaves nothing to choose.
     """
     check_measure(measure)
     if repeats < 1:
@@ -205,10 +205,11 @@ def variants(
         raise UserError(f"--within {within:g}: expected 0 or more; fp32 itself loses 0")
     if len({path.name for path in prepared}) < len(prepared):
         raise UserError(f"--prepared {' '.join(map(str, prepared))}: expected folders with names of their own")
-    work = output.with_name(f".{output.name}.unfinished")
-    with locked(output.with_name(f".{output.name}.lock")):
-        key = "\n".join(map(str, (digest(onnx), *map(digest, prepared), *kinds, measure, repeats, device)))
-        begin(work, key)
+    read_whole(onnx)
+    for path in prepared:
+        read_benchmark(path)
+    with unfinished(output) as work:
+        begin(work, key_of(digest(onnx), *map(digest, prepared), *kinds, measure, repeats, device))
         models = {name: work / name for name in dict.fromkeys(["fp32", *kinds])}
         for name in [name for name, model in models.items() if not model.exists()]:
             with atomic_path(models[name]) as model:

@@ -92,9 +92,10 @@ class Products:
 
     def __init__(self, vectors: Floats, k: int, precision: Precision, memory: Tensor) -> None:
         """Take (Q, D) vectors, and memory for their products with a block, which all parts share."""
-        n = len(vectors)
+        n, moved = len(vectors), torch.from_numpy(vectors).to(memory.device)
+        self.precision, self.device, self.error = precision, memory.device, precision.error(moved)  # (Q,)
         self.group = next((size for size in (GROUP, 8, 4, 2) if 2 * k * size <= BLOCK), 1)
-        self.across = torch.from_numpy(vectors).to(memory.device, precision.dtype).T.contiguous()  # (D, Q)
+        self.across = moved.to(precision.dtype).T.contiguous()  # (D, Q)
         self.memory = memory[: len(memory) // n * n].view(-1, n)
 
     def of(self, block: Tensor) -> Tensor:
@@ -119,10 +120,10 @@ class Products:
 class QueryScan:
     """The search of some queries."""
 
-    def __init__(self, query: Query, k: int, precision: Precision, device: torch.device) -> None:
-        self.query, self.k, self.precision, self.device = query, k, precision, device
-        n = len(query.vectors)
-        self.error = precision.error(torch.from_numpy(query.vectors).to(device))  # (Q,)
+    def __init__(self, query: Query, k: int, products: Products) -> None:
+        self.query, self.k, self.products = query, k, products
+        self.precision, self.device, self.error = products.precision, products.device, products.error
+        device, n = self.device, len(query.vectors)
         self.factors = torch.from_numpy(query.factors).to(device)  # (Q, 3) float64
         self.offsets = torch.from_numpy(query.offsets).to(device)
         self.slack = SLACK * (self.factors + self.offsets.abs())
@@ -243,11 +244,10 @@ def scan_pool(
     precision = precision or precision_of(device)
     k = min(k, pool.size)
     memory = torch.empty(BLOCK * max(len(q.vectors) for q in queries), dtype=precision.dtype, device=device)
-    parts = [QueryScan(query, k, precision, device) for query in queries]
-    together: dict[int, list[QueryScan]] = {}
-    for part in parts:
-        together.setdefault(id(part.query.vectors), []).append(part)
-    shared = [(Products(own[0].query.vectors, k, precision, memory), own) for own in together.values()]
+    arrays = {id(query.vectors): query.vectors for query in queries}
+    products_of = {key: Products(vectors, k, precision, memory) for key, vectors in arrays.items()}
+    parts = [QueryScan(query, k, products_of[id(query.vectors)]) for query in queries]
+    shared = [(products, [p for p in parts if p.products is products]) for products in products_of.values()]
     for start, vectors, block in blocks(pool, device, precision, is_rounded=len(shared) > 1):
         modalities = pool.modalities[start : start + len(block)]
         for modality in np.unique(modalities).tolist():
