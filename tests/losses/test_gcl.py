@@ -95,22 +95,26 @@ def tile(request, monkeypatch):
     temperature=st.sampled_from([0.002, 0.02, 0.1, 1.0]),
     share_masked=st.sampled_from([None, 0.2, 1.0]),
     fusion=st.sampled_from(["native", "sum_raw", "sum_unit"]),
+    cut=st.integers(0, 6),  # into two losses, each of some rows
 )
-def test_value_and_gradient_are_those_of_the_formula(tile, seed, n, rule, weights, temperature, share_masked, fusion):
+def test_value_and_gradient_are_those_of_the_formula(
+    tile, seed, n, rule, weights, temperature, share_masked, fusion, cut
+):
     # Raw outputs of unequal lengths: under score fusion the gradient passes through the normalised sum.
     raw = {m: v.detach() * (1 + v.detach()[:, :1].abs()) for m, v in random_embeddings(seed, n, 4).items()}
     raw = {m: v.requires_grad_() for m, v in raw.items() if m != "image_text" or fusion == "native"}
     pairs, matrix = (None, None) if share_masked is None else pairs_of(seed, n, share_masked)
-    units = triplet(raw, fusion)
-    found = gcl_loss(units.vectors, weights, rule, temperature, pairs, None, units.mix)
+    units, t = triplet(raw, fusion), torch.tensor(temperature, dtype=torch.float64, requires_grad=True)
+    parts = [slice(0, min(cut, n)), slice(min(cut, n), n)] if cut else [None]
+    found = sum(gcl_loss(units.vectors, weights, rule, t, pairs, rows, units.mix) for rows in parts)
     if fusion == "native":
         fused = raw["image_text"]
     else:
         fused = sum(normalize(raw[m], dim=1) if fusion == "sum_unit" else raw[m] for m in ("image", "text"))
     e = {m: normalize(v, dim=1) for m, v in ({**raw, "image_text": fused}).items()}
-    expected = literal(e, weights, rule, temperature, matrix)
+    expected = literal(e, weights, rule, t, matrix)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-    leaves = list(raw.values())
+    leaves = [*raw.values(), t]
     got = torch.autograd.grad(found, leaves)
     wanted = torch.autograd.grad(expected, leaves, allow_unused=True)
     for x, y in zip(got, wanted, strict=True):

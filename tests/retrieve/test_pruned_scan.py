@@ -138,10 +138,13 @@ def test_a_large_search_takes_the_scan(rng, monkeypatch):
     from gcl.retrieve import search
 
     pool = pool_of(unit_rows(rng, 300, 8), np.zeros(300, np.int8))
-    parts = queries_of(unit_rows(rng, 4, 8), np.ones((4, 3)), np.zeros((4, 3)), 4)
+    parts = queries_of(unit_rows(rng, 12, 8), np.ones((12, 3)), np.zeros((12, 3)), 12)
     expected = search.best_rows(parts, pool, 5, "cpu")
+    asked, plain = [], scan.scan_pool
+    monkeypatch.setattr(scan, "scan_pool", lambda *given: asked.append(given) or plain(*given))
     monkeypatch.setattr(search, "WORTH_A_SCAN", 100)
     found = search.best_rows(parts, pool, 5, "cpu")
+    assert len(asked) == 1
     assert found[1].tolist() == expected[1].tolist()
 
 
