@@ -38,13 +38,13 @@ def test_search_takes_it_and_reads_only_what_may_be_among_the_best(rng):
             Counted.read += len(rows) if isinstance(rows, np.ndarray) else 0
             return super().__getitem__(rows)
 
-    queries, pool = unit_rows(rng, 2, 64), unit_rows(rng, 2000, 64)
+    queries, pool = unit_rows(rng, 2, 48), unit_rows(rng, 2000, 48)
     copy = gcl.rounded(pool)
     plain, found = gcl.search(queries, pool, k=5), gcl.search(queries, pool.view(Counted), k=5, rounded=copy)
     np.testing.assert_array_equal(found.rows, plain.rows)
     np.testing.assert_array_equal(found.scores, plain.scores)
     assert 10 <= Counted.read < 400
-    with pytest.raises(UserError, match=r"rounded was made of vectors \(2000, 64\), candidates are \(1999, 64\)"):
+    with pytest.raises(UserError, match=r"rounded was made of vectors \(2000, 48\), candidates are \(1999, 48\)"):
         gcl.search(queries, pool[:1999], rounded=copy)
     with pytest.raises(UserError, match=r"candidates are \(2000, 32\)"):
         gcl.search(unit_rows(rng, 2, 32), unit_rows(rng, 2000, 32), rounded=copy)

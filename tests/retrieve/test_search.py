@@ -59,6 +59,17 @@ def test_what_can_not_be_searched_is_said(rng, width, k, scale, message):
         gcl.search(unit_rows(rng, 3, 4), unit_rows(rng, 3, width) * np.float32(scale), k=k)
 
 
+def test_a_query_that_is_no_row_and_a_late_that_divides_nothing_are_refused(rng):
+    rows = unit_rows(rng, 3, 4)
+    with pytest.raises(UserError, match=r"queries are \(4,\), candidates \(3, 4\): expected \(Q, D\)"):
+        gcl.search(rows[0], rows)
+    with pytest.raises(UserError, match=r"candidates \(4,\)"):
+        gcl.search(rows, rows[0])
+    for late in (0, 3):
+        with pytest.raises(UserError, match=f"late is {late}, expected a number that divides the width 4"):
+            gcl.search(rows, rows, late=late)
+
+
 @pytest.mark.parametrize("is_imported", [True, False], ids=["with torch", "before torch"])
 @pytest.mark.parametrize(("n", "fewest"), [(1, 5), (3, 5), (3, 2), (8, 5), (9, 5), (33, 5)])
 def test_however_many_queries_the_best_are_those_of_the_plain_search(rng, monkeypatch, n, fewest, is_imported):
