@@ -19,13 +19,17 @@ MODES = ["none", "zscore"]
 POOLS = {"local": ["images"], "all": ["images", "mixed"], "own": ["images", "mixed"]}
 
 
-def some_items(rng, name, count, kinds):
-    """Items of few contents, so that several are one."""
+def some_items(rng, name, size, kinds):
+    """Items of few contents, so that several are one; some have several images."""
     items = []
-    for number in range(count):
+    for number in range(size):
         kind = kinds[rng.integers(len(kinds))]
         text = None if kind == "image" else f"text {rng.integers(4)}"
-        items.append(Item(f"{name}{number}", text, () if kind == "text" else (f"{rng.integers(4)}.png",)))
+        count = 0 if kind == "text" else rng.choice([1, 1, 3])
+        weights = (0.2, 0.5, 0.3) if count > 1 and rng.random() < 0.5 else ()
+        items.append(
+            Item(f"{name}{number}", text, tuple(f"{i}.png" for i in sorted(rng.permutation(4)[:count])), weights)
+        )
     return items
 
 
@@ -92,7 +96,9 @@ def test_rankings_equal_the_obvious_loop(tmp_path_factory, monkeypatch, size, se
     rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("rankings")
     contents = benchmark(rng)
     # Images weigh more: an image and a text would tie for a query that is both.
-    arrays, of_image, of_text = outputs(contents, 3 * unit_rows(rng, 4, 3), unit_rows(rng, 4, 3))
+    arrays, of_image, of_text = outputs(
+        contents, rng.uniform(2, 4, (4, 1)).astype(np.float32) * unit_rows(rng, 4, 3), unit_rows(rng, 4, 3)
+    )
     (folder / "prepared").mkdir()
     write_benchmark(folder / "prepared", contents, {"measures": ["Success@1"]}, SAME)
     for name, array in arrays.items():
@@ -118,7 +124,12 @@ def test_rankings_equal_the_obvious_loop(tmp_path_factory, monkeypatch, size, se
     assert {row["seed"] for row in written} == {7}
 
     def vector_of(item):
-        parts = [of_image[x] for x in item.images] + ([] if item.text is None else [of_text[item.text]])
+        parts = [] if item.text is None else [of_text[item.text]]
+        if item.images:  # the weighted mean of unit vectors, at their mean length
+            lengths = [np.linalg.norm(of_image[x]) for x in item.images]
+            shares = item.weights or [1 / len(lengths)] * len(lengths)
+            mean = sum(w * of_image[x] / n for w, x, n in zip(shares, item.images, lengths, strict=True))
+            parts.append(mean * sum(lengths) / len(lengths))
         return sum(parts) / np.linalg.norm(sum(parts))
 
     for mode in MODES:
