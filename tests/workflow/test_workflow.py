@@ -157,6 +157,28 @@ def test_a_second_run_does_nothing(clone):
     assert planned(clone) == {}
 
 
+@pytest.mark.parametrize(
+    ("cores", "arguments", "whole", "heads", "retrieve"),
+    [
+        (16, [], 8, 1, 1),  # two such jobs side by side
+        (16, ["shards={clipart9: 2}"], 8, 1, 8),
+        (1, ["shards={clipart9: 2}"], 1, 1, 1),
+        (16, ["device=cuda"], 16, 1, 16),
+        (16, ["device=cuda", "--resources", "gpu=4"], 4, 1, 4),
+    ],
+)
+def test_jobs_over_many_items_take_their_share_of_the_cores(clone, cores, arguments, whole, heads, retrieve):
+    text = snakemake(clone, "-n", "--cores", str(cores), *SMOKE, "--config", "results=elsewhere", *arguments)
+    found = {}
+    for job in text.split("\nrule ")[1:]:
+        threads = re.search(r"threads: (\d+)", job)
+        kind = "full" if "recipe=gcl_full_smoke" in job else "heads"
+        found.setdefault((job.partition(":")[0], kind), set()).add(int(threads[1]) if threads else 1)
+    assert found["infer_towers", "heads"] == found["infer", "full"] == {whole}
+    assert found["infer", "heads"] == found["infer_pairs", "heads"] == {heads}
+    assert found["retrieve", "full"] == {retrieve}  # of clipart9 alone
+
+
 def test_touching_files_re_runs_nothing(clone):
     for path in [
         *clone.rglob("src/gcl/**/*.py"),

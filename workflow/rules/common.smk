@@ -186,9 +186,30 @@ def sentences():
     )
 
 
+def is_large(benchmark):
+    """Whether a benchmark is embedded in shards."""
+    return CONFIG.shards.get(benchmark, 1) > 1
+
+
 def prepare_threads(wildcards):
-    """A benchmark that is embedded in shards is a large one; a job of all cores waits until none is in use."""
-    return workflow.cores if CONFIG.shards.get(wildcards.benchmark, 1) > 1 else 1
+    """A large benchmark is read by all cores; such a job waits until none is in use."""
+    return workflow.cores if is_large(wildcards.benchmark) else 1
+
+
+def share_of_cores():
+    """Half of the cores, so that two long jobs run side by side; a job on a GPU has that GPU's share of all."""
+    gpus = workflow.global_resources.get("gpu")
+    return max(1, workflow.cores // max(1, gpus.value if gpus else 1) if GPU else workflow.cores // 2)
+
+
+def infer_threads(wildcards):
+    """Heads embed on one core, as they train; whole models take what many images need."""
+    return 1 if is_heads(wildcards.recipe) else share_of_cores()
+
+
+def retrieve_threads(wildcards):
+    """A small benchmark is searched by one core."""
+    return share_of_cores() if GPU or is_large(wildcards.benchmark) else 1
 
 
 def pair_threads():

@@ -16,7 +16,7 @@ rule infer_towers:
         manifest=f"{R}/manifests/{{backbone}}/towers/infer.{{part}}.json",
     conda:
         ENVIRONMENT
-    threads: 1
+    threads: share_of_cores()
     resources:
         mem_mb=8000,
         runtime=1440,
@@ -43,7 +43,7 @@ rule infer_sentences:
         manifest=f"{R}/manifests/sentences/infer.{CONFIG.pairs}.json",
     conda:
         ENVIRONMENT
-    threads: 2
+    threads: share_of_cores()
     resources:
         mem_mb=8000,
         runtime=240,
@@ -68,7 +68,7 @@ rule infer_triplets:
         manifest=f"{R}/manifests/{{backbone}}/towers/infer.triplets.{{triplets}}.json",
     conda:
         ENVIRONMENT
-    threads: 2
+    threads: share_of_cores()
     resources:
         mem_mb=8000,
         runtime=1440,
@@ -93,6 +93,7 @@ rule infer:
         manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/infer.{{part}}.json",
     conda:
         ENVIRONMENT
+    threads: infer_threads
     resources:
         mem_mb=8000,
         runtime=1440,
@@ -118,6 +119,7 @@ rule infer_pairs:
         manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/infer_pairs.json",
     conda:
         ENVIRONMENT
+    threads: infer_threads
     resources:
         mem_mb=8000,
         runtime=1440,
@@ -167,6 +169,7 @@ rule retrieve:
         manifest=f"{R}/manifests/{{backbone}}/{{recipe}}/retrieve.{{benchmark}}.json",
     conda:
         ENVIRONMENT
+    threads: retrieve_threads
     resources:
         mem_mb=4000,
         runtime=1440,
