@@ -17,9 +17,10 @@ from gcl.data.images import decode, read_bytes
 from gcl.data.prepared import read_benchmark
 from gcl.data.videos import middle_frame, spread_frames
 from gcl.fetch.unpack import unpack
+from gcl.prepare.benchmarks.cirr import read_cirr
 from gcl.prepare.benchmarks.covr import frame_weights, read_covr
 from gcl.prepare.benchmarks.mbeir import choose_prompt, clean, prompted, read_mbeir, read_prompts
-from gcl.prepare.benchmarks.mmeb import without_placeholder
+from gcl.prepare.benchmarks.mmeb import read_mmeb, without_placeholder
 from gcl.prepare.prepare import prepare_benchmark
 from support.fixtures import write_all
 from support.workflow import ROOT
@@ -204,6 +205,38 @@ def test_mmeb_as_prepared(data, rows, tmp_path):
     assert without_placeholder("<|image_1|>\nWhat? \n\n") == "What?"
 
 
+@pytest.mark.parametrize(
+    ("name", "stripped", "kept"),
+    [
+        # Query, then the first candidate: text, and whether there is an image.
+        ("VisDial", [("Acquila", False), (None, True)], [("Do the task. Acquila", False), ("Represent it.", True)]),
+        (
+            "WebQA",
+            [("Acquila", False), ("Acquila", True)],
+            [("Do the task. Acquila", False), ("Represent it. Acquila", True)],
+        ),
+        ("N24News", [("Acquila", True), ("Acquila", False)], [("Do the task. Acquila", True), ("Acquila", False)]),
+        ("NIGHTS", [(None, True), (None, True)], [("Do the task.", True), ("Represent it.", True)]),
+        (
+            "EDIS",
+            [("Acquila", False), ("Acquila", True)],
+            [("Do the task. Acquila", False), ("Represent it. Acquila", True)],
+        ),
+        ("ImageNet-1K", [(None, True), ("Acquila", False)], [("Do the task.", True), ("Acquila", False)]),
+    ],
+)
+def test_mmeb_s_items_have_what_their_task_says_or_all_that_is_stored(data, rows, name, stripped, kept):
+    for expected, instructions in ((stripped, "strip"), (kept, "keep")):
+        row = with_options(rows["mmeb_fixture"], instructions=instructions)
+        contents = read_mmeb(*folders(data, row), row)
+        by_id = {item.item_id: item for items in contents.tables.values() for item in items}
+        items = [
+            contents.tables[f"query_{name}"][0],
+            by_id[next(q.candidate_id for q in contents.qrels if q.task == name)],
+        ]
+        assert [(item.text, bool(item.images)) for item in items] == expected
+
+
 def test_mmeb_keeps_instructions_on_request_and_cant_strip_what_it_cant_tell(data, rows, tmp_path):
     row = with_options(rows["mmeb_fixture"], instructions="keep")
     contents_texts = prepared(data, row, tmp_path / "p").tables["query_NIGHTS"].text_rows
@@ -241,6 +274,10 @@ def test_covr_as_prepared(data, rows, tmp_path):
     assert bench.missing["covr"] == [f"q/{names[0]}"]  # its query video is dead
     assert names[7] not in bench.tables["pool"].ids.to_pylist()  # a dead target
     assert f"q/{names[7]}" in bench.tables["query"].ids.to_pylist()  # a miss, but asked
+    with (data / "covr_fixture" / row.options["annotations"]).open(newline="") as file:
+        pairs = [(triplet["pth1"], triplet["pth2"]) for triplet in csv.DictReader(file)]
+    own = {f"q/{target}": {reference} for reference, target in pairs if reference in {name for _, name in pairs}}
+    assert bench.excluded["covr"] == {query: out for query, out in own.items() if query != f"q/{names[0]}"}
     assert bench.excluded["covr"][f"q/{names[1]}"] == {names[3]}
     frames, weights = (
         dict(zip(bench.tables["pool"].ids.to_pylist(), column.to_pylist(), strict=True))
@@ -260,6 +297,7 @@ def test_covr_pools_frames_and_swaps_colours_on_request(data, rows):
     assert all(len(item.images) == 1 for item in middle)
     swapped = read_covr(*folders(data, row), with_options(row, bgr_targets=True)).tables["pool"]
     plain = read_covr(*folders(data, row), row).tables["pool"]
+    assert [item.images[0].endswith("/bgr") for item in (plain[0], swapped[0])] == [False, True]
     a, b = (np.asarray(decode(read_bytes(pool[0].images[3]), "x")) for pool in (plain, swapped))
     assert (a == b[..., ::-1]).all()
     assert not (a == b).all()
@@ -310,6 +348,12 @@ def test_cirr_as_prepared(data, rows, tmp_path):
     assert own == [f"dev-{k}-0-img0" for k in (2, 3, 4, 5, 1)]  # the five others, the target last
     folder = with_options(rows["cirr_fixture"], gallery="folder")
     assert prepared(data, folder, tmp_path / "q").tables["pool"].ids.to_pylist() == ids
+    shutil.copytree(data / "cirr_fixture", tmp_path / "cirr")
+    (first,) = (tmp_path / "cirr").rglob("dev-0-0-img0.*")
+    shutil.copy(first, first.with_stem("dev-9-0-img0"))  # beside those of the split
+    for row, more in ((folder, ["dev-9-0-img0"]), (rows["cirr_fixture"], [])):
+        contents = read_cirr(tmp_path / "cirr", tmp_path / "cirr/images", row)
+        assert [item.item_id for item in contents.tables["pool"]] == [*ids, *more]
 
 
 @pytest.mark.parametrize(
