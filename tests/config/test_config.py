@@ -6,7 +6,7 @@ import pytest
 from gcl.common.errors import UserError
 from gcl.common.names import providers
 from gcl.common.rows import from_json, load_yaml, parse, to_json
-from gcl.config.project import load, schema
+from gcl.config.project import load, runs_of, schema, wanted
 from gcl.config.recipes import Recipe, ancestry
 from gcl.losses.denominators import RULES
 from gcl.prepare import pairs
@@ -134,6 +134,46 @@ def test_an_unknown_family_reader_option_or_denominator_is_answered_with_a_sugge
     loss = replace(recipe.loss, denominator="fulll")
     with pytest.raises(UserError, match=r"denominator of recipe pretrained 'fulll' \(did you mean 'full'\?\)"):
         check(replace(project, recipes=project.recipes | {"pretrained": replace(recipe, loss=loss)}))
+
+
+def chosen(project, **options_by_benchmark):
+    """A project that embeds the given benchmarks, each with its own options."""
+    rows = {name: replace(project.benchmarks[name], options=o) for name, o in options_by_benchmark.items()}
+    config = replace(project.config, benchmarks=[*rows], reranker=None)
+    return replace(project, config=config, benchmarks=project.benchmarks | rows)
+
+
+def needed_by(row):
+    """The tasks that what is fetched of a data set is for; what all need is for none."""
+    members = [names for archive in row.archives for names in archive.members.values()]
+    return {task for names in [*members, *(file.tasks for file in row.files)] for task in names}
+
+
+def test_only_what_the_chosen_tasks_need_is_fetched(project):
+    one, other = {"tasks": ["nights_task4"]}, {"tasks": ["oven_task6"]}
+    every = needed_by(project.datasets["mbeir"])
+    assert len(every) > 10
+    alone = wanted(chosen(project, mbeir=one), "mbeir")
+    assert needed_by(alone) == {"nights_task4"}
+    shared = [file.path for file in project.datasets["mbeir"].files if not file.tasks]
+    assert shared
+    assert {*shared} < {file.path for file in alone.files}
+    both = wanted(chosen(project, mbeir=one, mbeir_first=other), "mbeir")
+    assert needed_by(both) == {"nights_task4", "oven_task6"}
+    for order in ({"mbeir": one, "mbeir_first": {}}, {"mbeir_first": {}, "mbeir": one}, {"mbeir": {}}):
+        assert needed_by(wanted(chosen(project, **order), "mbeir")) == every
+    images = project.benchmarks["mbeir"].images.dataset
+    assert needed_by(wanted(chosen(project, mbeir=one), images)) == {"nights_task4"}
+    with_cirr = chosen(project, mbeir=one, cirr={})  # whose images lie in M-BEIR's archive
+    assert needed_by(wanted(with_cirr, images)) == {"nights_task4", "cirr_task7"}
+    assert wanted(chosen(project, mbeir=one), "openclipart") == project.datasets["openclipart"]
+
+
+def test_an_experiment_runs_on_its_backbones_or_on_all(root):
+    first, second = experiment("pretrained"), experiment("cl", backbones=["vista_lite"], baseline="pretrained")
+    config = changed(root, experiments=[*first, second[0] | {"name": "y"}]).config
+    on_all = [("clip_lite", "pretrained"), ("vista_lite", "pretrained")]
+    assert sorted(runs_of(config)) == sorted([*on_all, ("vista_lite", "cl")])
 
 
 def test_a_recipe_can_not_continue_itself(project):
