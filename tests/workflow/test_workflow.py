@@ -160,11 +160,11 @@ def test_a_second_run_does_nothing(clone):
 @pytest.mark.parametrize(
     ("cores", "arguments", "whole", "heads", "retrieve"),
     [
-        (16, [], 8, 1, 1),  # two such jobs side by side
+        (16, [], 8, 1, 1),
         (16, ["shards={clipart9: 2}"], 8, 1, 8),
         (1, ["shards={clipart9: 2}"], 1, 1, 1),
-        (16, ["device=cuda"], 16, 1, 16),
-        (16, ["device=cuda", "--resources", "gpu=4"], 4, 1, 4),
+        (16, ["device=cuda"], 8, 1, 8),
+        (16, ["device=cuda", "--resources", "gpu=3"], 4, 1, 4),
     ],
 )
 def test_jobs_over_many_items_take_their_share_of_the_cores(clone, cores, arguments, whole, heads, retrieve):

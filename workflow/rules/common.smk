@@ -197,9 +197,9 @@ def prepare_threads(wildcards):
 
 
 def share_of_cores():
-    """Half of the cores, so that two long jobs run side by side; a job on a GPU has that GPU's share of all."""
+    """Half of the cores: other jobs run beside a long one. With several GPUs a share for the job of each, and one for the rest."""
     gpus = workflow.global_resources.get("gpu")
-    return max(1, workflow.cores // max(1, gpus.value if gpus else 1) if GPU else workflow.cores // 2)
+    return max(1, workflow.cores // (1 + (gpus.value if GPU and gpus else 1)))
 
 
 def infer_threads(wildcards):
