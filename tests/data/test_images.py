@@ -52,6 +52,22 @@ def test_every_mode_becomes_rgb(mode):
     assert decode(encoded(Image.new(mode, (4, 4)), form), "x").mode == "RGB"
 
 
+def test_sixteen_bits_keep_their_brightness():
+    grey = Image.fromarray(np.array([[0, 257, 128 * 257 + 256, 65535]], np.uint16))
+    assert np.asarray(decode(encoded(grey), "x"))[0].tolist() == [[v] * 3 for v in (0, 1, 128, 255)]
+
+
+@pytest.mark.parametrize(
+    ("box", "rows", "columns"), [("10/20/40/40", (8, 24), (3, 15)), ("0/99/1/1", (40, 41), (0, 1))]
+)
+def test_a_part_of_an_image_is_in_percent_of_its_sides(tmp_path, picture, box, rows, columns):
+    """Left, top, width and height; at least a pixel, black beyond the edge."""
+    (tmp_path / "a.png").write_bytes(encoded(picture))
+    found = np.asarray(decode(read_bytes(f"{tmp_path}/a.png{images.PART}{box}"), "x"))
+    whole = np.pad(np.asarray(picture), ((0, 1), (0, 0), (0, 0)))
+    np.testing.assert_array_equal(found, whole[slice(*rows), slice(*columns)])
+
+
 @pytest.mark.parametrize(("cut", "reason"), [(200, "can't decode image x"), (0, "can't decode image x")])
 def test_a_truncated_image_is_named(picture, cut, reason):
     with pytest.raises(ValueError, match=rf"{reason} \({cut} bytes\)"):

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from itertools import permutations
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
 from gcl import GCLLoss, gcl_loss
+from gcl.common.arrays import MODALITIES
 from gcl.common.errors import UserError
 from gcl.losses.module import SIX
 
@@ -43,6 +45,12 @@ def test_the_module_is_the_function_on_unit_vectors(rng):
     native = torch.tensor(rng.normal(size=(5, 4)))
     expected = gcl_loss(vectors | {"image_text": normalize(native, dim=1)}, SIX, "no_self", 0.05)
     torch.testing.assert_close(GCLLoss()(image, text, native), expected)
+
+
+def test_all_six_directions_weigh_alike_unless_told_otherwise(rng):
+    assert {tuple(d.split(">")): weight for d, weight in SIX.items()} == dict.fromkeys(permutations(MODALITIES, 2), 1)
+    image, text = (torch.tensor(rng.normal(size=(5, 4))) for _ in range(2))
+    torch.testing.assert_close(GCLLoss()(image, text), GCLLoss(SIX)(image, text))
 
 
 def test_a_learned_temperature_gets_a_gradient_and_is_clamped(rng):
