@@ -16,6 +16,7 @@ from gcl.retrieve.retrieve import retrieve
 from gcl.retrieve.run_file import rankings
 from support.arrays import unit_rows
 from support.document_fixtures import anycir
+from support.retrieval import write_model
 from support.workflow import ROOT
 
 
@@ -41,12 +42,8 @@ def test_nine_tasks_in_each_direction_of_pairs_with_two_images(prepared):
 def test_recall_is_the_authors(prepared, tmp_path, rng):
     """Theirs: of each row of the similarities of all pairs, whether the diagonal is among the k largest."""
     embeddings, onnx = tmp_path / "embeddings", tmp_path / "onnx"
-    for folder in (embeddings / "seed0", onnx / "seed0"):
-        folder.mkdir(parents=True)
     images, texts = unit_rows(rng, 8, 6), unit_rows(rng, 8, 6)
-    np.save(embeddings / "seed0/image.npy", images)
-    np.save(embeddings / "seed0/text.npy", texts)
-    (onnx / "seed0/export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
+    write_model(embeddings / "seed0", onnx / "seed0", images, texts)
     retrieve(prepared, [embeddings], None, onnx, None, ["none"], 10, "cpu", None, tmp_path / "run.parquet")
     bench = read_benchmark(prepared)
 

@@ -22,6 +22,7 @@ from gcl.rerank.rerank import again, rerank
 from gcl.retrieve.calibration import fit, write_calibration
 from gcl.retrieve.retrieve import retrieve
 from support.arrays import SAME, unit_rows
+from support.retrieval import write_model
 
 
 def test_features_are_those_of_a_loop(rng):
@@ -100,12 +101,10 @@ def stage(tmp_path, toy_benchmark, rng):
     for folder in folders.values():
         folder.mkdir()
     write_benchmark(folders["prepared"], toy_benchmark, {"measures": ["Success@1"]}, SAME)
-    for folder in (folders["embeddings"] / "seed0", folders["towers"]):
-        folder.mkdir(exist_ok=True)
-        np.save(folder / "image.npy", unit_rows(rng, 3, 4))
-        np.save(folder / "text.npy", unit_rows(rng, 7, 4))
-    (folders["onnx"] / "seed0").mkdir()
-    (folders["onnx"] / "seed0/export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
+    outputs = unit_rows(rng, 3, 4), unit_rows(rng, 7, 4)
+    write_model(folders["embeddings"] / "seed0", folders["onnx"] / "seed0", *outputs)
+    for name, count in (("image", 3), ("text", 7)):
+        np.save(folders["towers"] / f"{name}.npy", unit_rows(rng, count, 4))
     write_calibration(folders["stats"] / "seed0.json", fit(unit_rows(rng, 9, 4), unit_rows(rng, 9, 4), "sum_raw"))
     pq.write_table(pa.table({"text": ["a drawing", "a drawing of a car"]}), folders["pairs"] / "texts.parquet")
     run = tmp_path / "run.parquet"

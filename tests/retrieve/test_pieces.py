@@ -1,7 +1,5 @@
 """Long searches in pieces: the same run, and what a kill costs."""
 
-import json
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +12,7 @@ from gcl.retrieve.retrieve import retrieve
 from gcl.retrieve.scan import pieces as module
 from gcl.retrieve.scan.pieces import divided
 from support.arrays import SAME, unit_rows
+from support.retrieval import write_model
 
 MODES = ["none", "center", "zscore", "center_zscore"]
 
@@ -30,11 +29,8 @@ def run(tmp_path, toy_benchmark, rng):
         folder.mkdir()
     write_benchmark(prepared, toy_benchmark, {"measures": ["Success@1"]}, SAME)
     for seed in range(2):
-        (embeddings / f"seed{seed}").mkdir(parents=True)
-        np.save(embeddings / f"seed{seed}/image.npy", unit_rows(rng, 3, 4))
-        np.save(embeddings / f"seed{seed}/text.npy", unit_rows(rng, 7, 4))
-        (onnx / f"seed{seed}").mkdir(parents=True)
-        (onnx / f"seed{seed}/export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": seed}))
+        outputs = unit_rows(rng, 3, 4), unit_rows(rng, 7, 4)
+        write_model(embeddings / f"seed{seed}", onnx / f"seed{seed}", *outputs, seed=seed)
         image, text = unit_rows(rng, 9, 4) + 0.2, unit_rows(rng, 9, 4) - 0.1
         write_calibration(stats / f"seed{seed}.json", fit(image, text, "sum_raw"))
 

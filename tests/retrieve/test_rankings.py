@@ -1,6 +1,6 @@
 """Rankings of random benchmarks against an obvious loop: pools, lists, exclusions, repeated items, calibrations."""
 
-import json
+from itertools import product
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,9 +13,11 @@ from gcl.data.items import Contents, Excluded, Item, Listed, Task, write_benchma
 from gcl.retrieve import search, task_ranker
 from gcl.retrieve.calibration import fit, write_calibration
 from gcl.retrieve.retrieve import retrieve
+from gcl.retrieve.scan import pruned
+from gcl.retrieve.scan.pruned import scan_pool
 from support.arrays import SAME, unit_rows
+from support.retrieval import write_model
 
-MODES = ["none", "zscore"]
 POOLS = {"local": ["images"], "all": ["images", "mixed"], "own": ["images", "mixed"]}
 
 
@@ -60,10 +62,10 @@ def outputs(contents, image, text):
     texts = list(dict.fromkeys(item.text for item in items if item.text is not None))
     of_image = {location: image[row] for row, location in enumerate(images)}
     of_text = {sentence: text[row] for row, sentence in enumerate(texts)}
-    return {"image": image[: len(images)], "text": text[: len(texts)]}, of_image, of_text
+    return (image[: len(images)], text[: len(texts)]), of_image, of_text
 
 
-def expected_ranking(contents, task, pool, query, vector_of, scale):
+def expected_ranking(contents, task, pool, query, vector_of, scales):
     """Every score, sorted; ties in the order of the pool or of the list."""
     candidates = [item for name in task.pools[pool] for item in contents.tables[name]]
     if pool in task.listed:
@@ -76,7 +78,7 @@ def expected_ranking(contents, task, pool, query, vector_of, scale):
         candidates = [item for item in candidates if item.item_id not in out]
     scores = []
     for item in candidates:
-        mean, deviation = scale(query.modality, item.modality)
+        mean, deviation = scales[f"{query.modality}>{item.modality}"]
         cosine = sum(float(a) * float(b) for a, b in zip(vector_of(query), vector_of(item), strict=True))
         scores.append(round((cosine - mean) / deviation, 6))
     order = sorted(range(len(candidates)), key=lambda place: (-scores[place], place))
@@ -87,11 +89,12 @@ def expected_ranking(contents, task, pool, query, vector_of, scale):
 @given(seed=st.integers(0, 10**6), depth=st.sampled_from([1, 3, 50]))
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_rankings_equal_the_obvious_loop(tmp_path_factory, monkeypatch, size, seed, depth):
+    scans = []
+    monkeypatch.setattr(pruned, "scan_pool", lambda *given: scans.append(given) or scan_pool(*given))
     if size == "large":  # as for pools whose vectors are not kept, which a scan searches
         monkeypatch.setattr(task_ranker, "KEPT", 0)
-        monkeypatch.setattr(search, "WORTH_A_SCAN", 0)
-        monkeypatch.setattr(search, "WORTH_AN_IMPORT", 0)
-        monkeypatch.setattr(search, "FEW", 0)
+        for name in ("WORTH_A_SCAN", "WORTH_AN_IMPORT", "FEW", "SOME"):
+            monkeypatch.setattr(search, name, 0)
     monkeypatch.setattr(task_ranker, "QUERIES", 2)
     rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("rankings")
     contents = benchmark(rng)
@@ -101,27 +104,14 @@ def test_rankings_equal_the_obvious_loop(tmp_path_factory, monkeypatch, size, se
     )
     (folder / "prepared").mkdir()
     write_benchmark(folder / "prepared", contents, {"measures": ["Success@1"]}, SAME)
-    for name, array in arrays.items():
-        (folder / "embeddings").mkdir(exist_ok=True)
-        np.save(folder / f"embeddings/{name}.npy", array)
-    (folder / "onnx").mkdir()
-    (folder / "onnx/export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 7}))
+    write_model(folder / "embeddings", folder / "onnx", *arrays, seed=7)
     stats = fit(unit_rows(rng, 9, 3), unit_rows(rng, 9, 3), "sum_raw")
     write_calibration(folder / "stats.json", stats)
-    retrieve(
-        folder / "prepared",
-        [folder / "embeddings"],
-        None,
-        folder / "onnx",
-        folder / "stats.json",
-        MODES,
-        depth,
-        "cpu",
-        None,
-        folder / "run.parquet",
-    )
+    model = [folder / "embeddings"], None, folder / "onnx", folder / "stats.json"
+    retrieve(folder / "prepared", *model, ["none", "zscore"], depth, "cpu", None, folder / "run.parquet")
     written = pq.read_table(folder / "run.parquet").to_pylist()
     assert {row["seed"] for row in written} == {7}
+    assert bool(scans) == (size == "large")
 
     def vector_of(item):
         parts = [] if item.text is None else [of_text[item.text]]
@@ -132,18 +122,13 @@ def test_rankings_equal_the_obvious_loop(tmp_path_factory, monkeypatch, size, se
             parts.append(mean * sum(lengths) / len(lengths))
         return sum(parts) / np.linalg.norm(sum(parts))
 
-    for mode in MODES:
-
-        def scale(query, candidate, mode=mode):
-            return (0.0, 1.0) if mode == "none" else stats.scales["none"][f"{query}>{candidate}"]
-
-        for task in contents.tasks:
-            for pool in task.pools:
-                for query in contents.tables["queries"]:
-                    key = (task.name, pool, mode, query.item_id)
-                    rows = [r for r in written if (r["task"], r["pool"], r["calibration"], r["query_id"]) == key]
-                    rows.sort(key=lambda r: r["rank"])
-                    wanted = expected_ranking(contents, task, pool, query, vector_of, scale)[:depth]
-                    assert [r["rank"] for r in rows] == list(range(1, len(wanted) + 1))
-                    assert [r["candidate_id"] for r in rows] == [item_id for item_id, _ in wanted]
-                    np.testing.assert_allclose([r["score"] for r in rows], [score for _, score in wanted], atol=1e-4)
+    plain = dict.fromkeys(stats.scales["none"], (0.0, 1.0))
+    for (mode, scales), task in product({"none": plain, "zscore": stats.scales["none"]}.items(), contents.tasks):
+        for pool, query in product(task.pools, contents.tables["queries"]):
+            key = (task.name, pool, mode, query.item_id)
+            rows = [r for r in written if (r["task"], r["pool"], r["calibration"], r["query_id"]) == key]
+            rows.sort(key=lambda r: r["rank"])
+            wanted = expected_ranking(contents, task, pool, query, vector_of, scales)[:depth]
+            assert [r["rank"] for r in rows] == list(range(1, len(wanted) + 1))
+            assert [r["candidate_id"] for r in rows] == [item_id for item_id, _ in wanted]
+            np.testing.assert_allclose([r["score"] for r in rows], [score for _, score in wanted], atol=1e-4)

@@ -1,5 +1,3 @@
-import json
-
 import ir_measures
 import numpy as np
 import pyarrow as pa
@@ -21,6 +19,7 @@ from gcl.retrieve.item_vectors import numbered
 from gcl.retrieve.retrieve import retrieve
 from gcl.retrieve.run_file import write_trec
 from support.arrays import SAME, unit_rows
+from support.retrieval import write_model
 
 
 @settings(max_examples=200, deadline=None)
@@ -103,11 +102,7 @@ def ready(tmp_path, toy_benchmark, rng):
     prepared, embeddings, onnx = tmp_path / "prepared", tmp_path / "embeddings", tmp_path / "onnx"
     prepared.mkdir()
     write_benchmark(prepared, toy_benchmark, {"measures": ["Success@1"]}, SAME)
-    (embeddings / "seed0").mkdir(parents=True)
-    np.save(embeddings / "seed0/image.npy", unit_rows(rng, 3, 4))
-    np.save(embeddings / "seed0/text.npy", unit_rows(rng, 7, 4))
-    (onnx / "seed0").mkdir(parents=True)
-    (onnx / "seed0/export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
+    write_model(embeddings / "seed0", onnx / "seed0", unit_rows(rng, 3, 4), unit_rows(rng, 7, 4))
     return prepared, embeddings, onnx, tmp_path / "run.parquet"
 
 

@@ -1,5 +1,4 @@
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -10,17 +9,15 @@ from gcl.retrieve.run_file import Ranking
 from gcl.score.bootstrap import interval, resample_counts
 from gcl.score.score import COLUMNS, decided_by_tie, score
 from support.arrays import SAME, unit_rows
+from support.retrieval import write_model
 
 
 def scored(folder, toy, image, text, depth=100):
     """Run retrieve and score on given unit vectors; return the lines of scores.csv."""
     prepared, embeddings, onnx = folder / "p", folder / "e/seed0", folder / "o/seed0"
-    for path in (prepared, embeddings, onnx):
-        path.mkdir(parents=True)
+    prepared.mkdir(parents=True)
     write_benchmark(prepared, toy, {"measures": ["Success@1", "Success@2"]}, SAME)
-    np.save(embeddings / "image.npy", image)
-    np.save(embeddings / "text.npy", text)
-    (onnx / "export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
+    write_model(embeddings, onnx, image, text)
     retrieve(
         prepared, [embeddings.parent], None, onnx.parent, None, ["none"], depth, "cpu", None, folder / "run.parquet"
     )

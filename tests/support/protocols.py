@@ -1,7 +1,6 @@
 """Small benchmarks whose right ranking is known."""
 
 import csv
-import json
 
 import numpy as np
 
@@ -9,6 +8,7 @@ from gcl.data.items import Item, write_benchmark
 from gcl.retrieve.retrieve import retrieve
 from gcl.score.score import score
 from support.arrays import SAME
+from support.retrieval import write_model
 
 
 def texts(names):
@@ -23,12 +23,9 @@ def run(folder, contents, queries, candidates, measures, depth=100):
     for name, row in known.items():
         array[row] = queries[name] if name in queries else candidates[name]
     prepared, embeddings, onnx = folder / "p", folder / "e", folder / "o"
-    for path in (prepared, embeddings, onnx):
-        path.mkdir()
+    prepared.mkdir()
     write_benchmark(prepared, contents, {}, SAME)
-    np.save(embeddings / "image.npy", np.zeros((0, 4), np.float32))
-    np.save(embeddings / "text.npy", array)
-    (onnx / "export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
+    write_model(embeddings, onnx, np.zeros((0, 4), np.float32), array)
     retrieve(prepared, [embeddings], None, onnx, None, ["none"], depth, "cpu", folder / "trec", folder / "run.parquet")
     score(folder / "run.parquet", prepared, "b", "r", "x", measures, 10, folder / "s")
     found = {}

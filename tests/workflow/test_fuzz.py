@@ -35,6 +35,7 @@ from gcl.prepare.pairs import reader_of_pairs
 from gcl.retrieve.retrieve import retrieve
 from gcl.score.score import score
 from support.arrays import SAME, unit_rows
+from support.retrieval import write_model
 from support.workflow import ROOT
 
 fuzzed = settings(
@@ -199,11 +200,7 @@ def scored(tmp_path_factory):
     lists = [Listed("t", "own", f"q{k}", ["c1", "c2"]) for k in range(3)]
     (folder / "p").mkdir()
     write_benchmark(folder / "p", Contents(tables, [task], [Qrel("t", "q0", "c1")], lists), {"title": "x"}, SAME)
-    for name in ("e", "o"):
-        (folder / name).mkdir()
-    np.save(folder / "e/image.npy", unit_rows(rng, 6, 4))
-    np.save(folder / "e/text.npy", unit_rows(rng, 3, 4))
-    (folder / "o/export.json").write_text(json.dumps({"fusion": "sum_raw", "seed": 0}))
+    write_model(folder / "e", folder / "o", unit_rows(rng, 6, 4), unit_rows(rng, 3, 4))
     retrieve(folder / "p", [folder / "e"], None, folder / "o", None, ["none"], 5, "cpu", None, folder / "run.parquet")
     return folder
 
