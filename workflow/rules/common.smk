@@ -197,7 +197,7 @@ def prepare_threads(wildcards):
 
 
 def share_of_cores():
-    """Half of the cores: other jobs run beside a long one. With several GPUs a share for the job of each, and one for the rest."""
+    """Half of the cores: other jobs run beside a long one. With several GPUs a share for each, and one for the rest."""
     gpus = workflow.global_resources.get("gpu")
     return max(1, workflow.cores // (1 + (gpus.value if GPU and gpus else 1)))
 

@@ -67,7 +67,7 @@ def read_own(folder: Path, images: Path, row: Benchmark) -> Contents:
         tasks.append(Task(name, q, c, f"query_{q}", {"local": [f"pool_{c}"], "global": [f"pool_{m}" for m in pools]}))
         for rows in pair_groups:
             query_id = f"q{SHORT[q]}:{pairs[rows[0]].pair_id}"
-            ids = {m: list(dict.fromkeys(pools[m][key_of(pairs[r], m)].item_id for r in rows)) for m in pools}
+            ids = {m: list(dict.fromkeys(pools[m][content_of(pairs[r], m)].item_id for r in rows)) for m in pools}
             qrels += [Qrel(name, query_id, candidate) for candidate in ids[c]]
             if own := [candidate for m in pools if (q, m) not in directions for candidate in ids[m]]:
                 excluded.append(Excluded(name, query_id, own))
@@ -130,7 +130,7 @@ def box_of(pair_id: str) -> str:
     return f"{left}/{top}/{PERCENT}/{PERCENT}"
 
 
-def key_of(pair: Views, modality: str) -> tuple[int | None, str | None]:
+def content_of(pair: Views, modality: str) -> tuple[int | None, str | None]:
     """Return the content of a candidate, by which equal ones are one."""
     return (pair.image_row if modality != "text" else None), (pair.text if modality != "image" else None)
 
@@ -139,9 +139,9 @@ def candidates(pairs: list[Views], modality: str) -> dict[tuple[int | None, str 
     """Make the distinct candidates of a modality, by their content."""
     distinct: dict[tuple[int | None, str | None], Item] = {}
     for pair in pairs:
-        row, text = key = key_of(pair, modality)
+        row, text = content = content_of(pair, modality)
         images = () if row is None else (pair.image,)
-        distinct.setdefault(key, Item(f"{SHORT[modality]}:{pair.pair_id}", text, images))
+        distinct.setdefault(content, Item(f"{SHORT[modality]}:{pair.pair_id}", text, images))
     return distinct
 
 
